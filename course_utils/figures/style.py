@@ -9,10 +9,12 @@ import re
 from typing import Any
 
 import matplotlib as mpl
+import matplotlib.style
+from cycler import cycler
 from IPython.display import HTML
 from matplotlib.figure import Figure
 
-# Okabe and Ito's colours (https://jfly.uni-koeln.de/color/), without black and yellow, which vanish on a dark or a light page.
+# The colours of Okabe and Ito (https://jfly.uni-koeln.de/color/), without black and yellow: they vanish on one page.
 PALETTE: dict[str, str] = {
     "blue": "#0072B2",
     "orange": "#E69F00",
@@ -23,13 +25,11 @@ PALETTE: dict[str, str] = {
     "grey": "#888888",
 }
 
-_INK = "#010203"  # stands for "the colour of the text"; replaced by currentColor in the SVG
-
 _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",  # text stays text: searchable, and set in the page's own font
     "font.family": "sans-serif",
     "font.size": 11,
-    "axes.prop_cycle": mpl.cycler(color=[c for n, c in PALETTE.items() if n != "grey"]),
+    "axes.prop_cycle": cycler(color=[c for n, c in PALETTE.items() if n != "grey"]),
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.titlesize": 12,
@@ -39,26 +39,32 @@ _STYLE: dict[str, Any] = {
     "grid.color": PALETTE["grey"],
     "grid.alpha": 0.25,
     "legend.frameon": False,
+    "legend.facecolor": "none",
     "lines.linewidth": 2.0,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
     "savefig.facecolor": "none",
-    **{k: _INK for k in ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")},
 }
 
 
-def subplots(rows: int = 1, columns: int = 1, *, width: float = 7.2, height: float = 3.2, **kwargs: Any) -> tuple[Figure, Any]:
+def subplots(
+    rows: int = 1, columns: int = 1, *, width: float = 7.2, height: float = 3.2, **kwargs: Any
+) -> tuple[Figure, Any]:
     """A figure in the book's style and its axes, like ``plt.subplots``; width and height are in inches.
 
-    The figure is not registered with pyplot, so it is never drawn twice and needs no closing.
+    The style stays in force afterwards, for what is drawn into the axes. The figure is not registered with pyplot, so it
+    is never drawn twice and needs no closing.
     """
-    with mpl.rc_context(_STYLE):
-        fig = Figure(figsize=(width, height), layout="constrained")
-        return fig, fig.subplots(rows, columns, **kwargs)
+    matplotlib.style.use(_STYLE)
+    fig = Figure(figsize=(width, height), layout="constrained")
+    return fig, fig.subplots(rows, columns, **kwargs)
 
 
 def show(fig: Figure, *, alt: str) -> HTML:
-    """The figure as inline SVG. ``alt`` is read aloud to those who do not see it: say what the figure shows, not what it is.
+    """The figure as inline SVG.
+
+    Args:
+        alt: read aloud to those who do not see the figure: say what it shows, not what it is.
 
     Raises:
         ValueError: when ``alt`` is empty.
@@ -67,15 +73,18 @@ def show(fig: Figure, *, alt: str) -> HTML:
         raise ValueError("show(fig, alt=...) needs a sentence that says what the figure shows")
     buffer = io.StringIO()
     # The salt makes ids (clip paths, markers) differ from figure to figure on a page, and equal from run to run.
-    with mpl.rc_context({**_STYLE, "svg.hashsalt": hashlib.sha256(alt.encode()).hexdigest()[:12]}):
+    with mpl.rc_context({"svg.hashsalt": hashlib.sha256(alt.encode()).hexdigest()[:12]}):
         fig.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(_INK, "currentColor")
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r"(<svg [^>]*?)width=\"[^\"]*\" height=\"[^\"]*\"|(<svg )", lambda m: m[0], svg, count=1)
-    svg = re.sub(r'height="[\d.]+pt"', "", svg, count=1)
-    svg = re.sub(r'width="([\d.]+)pt"', r'style="width:100%;max-width:\1pt;height:auto"', svg, count=1)
-    svg = svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(alt, quote=True)}" ', 1)
+    svg = re.sub(r"^.*?(?=<svg)", "", buffer.getvalue(), flags=re.S)
+    width = re.search(r'width="([\d.]+)pt"', svg)
+    assert width is not None  # matplotlib always states it
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    # Black is matplotlib's ink, written out for strokes and left to the default for fills. Both become the page's text.
+    attributes = (
+        f'role="img" aria-label="{html.escape(alt, quote=True)}" fill="currentColor" '
+        f'style="width:100%;max-width:{width[1]}pt;height:auto"'
+    )
+    svg = svg.replace("#000000", "currentColor").replace("<svg ", f"<svg {attributes} ", 1)
     return _Figure(f'<figure class="course-figure" style="margin:0.5rem 0">{svg}</figure>', alt)
 
 

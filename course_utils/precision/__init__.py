@@ -1,0 +1,1 @@
+"""Number formats, block formats, summation, and what mixed precision is made of."""

@@ -1,0 +1,63 @@
+import re
+
+import pytest
+
+from course_utils import figures
+from course_utils.precision.formats import FP16, Format
+
+
+def drawn(alt: str = "a line that rises") -> str:
+    fig, ax = figures.subplots()
+    ax.plot([0, 1], [0, 1], label="a")
+    ax.set(xlabel="x", ylabel="y", title="t")
+    ax.legend()
+    return figures.show(fig, alt=alt).data
+
+
+def test_figures_take_the_ink_of_the_page():
+    svg = drawn()
+    assert "currentColor" in svg
+    assert not re.search(r"#(000000|ffffff)\b", svg)
+    assert 'aria-label="a line that rises"' in svg
+    assert "<text" in svg  # text stays text
+
+
+def test_figures_are_the_same_in_every_run_and_share_no_ids():
+    assert drawn() == drawn()
+    ids = [set(re.findall(r'id="([mpC]\w{8,})"', drawn(alt))) for alt in ("one", "two")]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+
+
+def test_a_figure_needs_alternative_text():
+    with pytest.raises(ValueError, match="sentence"):
+        figures.show(figures.subplots()[0], alt=" ")
+
+
+def test_source_is_the_package_s_own_without_the_docstring():
+    text = figures.source(FP16.decode).data
+    assert text.startswith("def decode(")
+    assert '"""' not in text
+    assert '"""' in figures.source(FP16.decode, docstring=True).data
+    assert "class Format" in figures.source(Format).data
+
+
+def test_interactive_names_those_there_are():
+    with pytest.raises(ValueError, match="float_bits"):
+        figures.interactive("no_such", label="x")
+
+
+def test_interactive_data_cannot_end_the_script():
+    page = figures.interactive("float_bits", {"x": "</script><b>"}, label="bits").data
+    assert page.count("</script>") == 1
+
+
+def test_table_is_the_same_in_every_run():
+    def once():
+        return figures.table(
+            [{"format": "FP16", "max": 65504.0}], caption="Limits", formats={"max": "{:.0f}"}
+        ).to_html()
+
+    assert once() == once()
+    assert "65504" in once()
+    assert "Limits" in once()

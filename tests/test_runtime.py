@@ -1,0 +1,33 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from course_utils import runtime
+
+
+def draws():
+    return random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+
+
+def test_setup_seeds_everything_and_reports(capsys):
+    first_report, first = runtime.setup("06", seed=3), draws()
+    _, second = runtime.setup("06", seed=3), draws()
+    _, third = runtime.setup("06", seed=4), draws()
+    assert first == second
+    assert all(a != b for a, b in zip(first, third, strict=True))
+    assert repr(first_report).startswith("Chapter 06: ok")
+    assert capsys.readouterr().out == ""  # the cell shows the value; nothing is printed twice
+
+
+def test_too_little_memory_is_a_warning_not_the_end():
+    report = runtime.setup("06", memory_gb=1e6)
+    assert report.status == "warning"
+    assert "needs 1000000.0 GB" in repr(report)
+
+
+def test_old_torch_blocks_with_a_sentence(monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "1.13.0+cpu")
+    with pytest.raises(RuntimeError, match=r"blocked +torch +1\.13\.0\+cpu, needs 2\.9 or newer"):
+        runtime.setup("06")
