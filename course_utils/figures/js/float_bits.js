@@ -88,7 +88,7 @@ function mount(root, data) {
     formula.textContent = Number.isNaN(x) ? "not a number" : !Number.isFinite(x) ? "infinity: all exponent bits set, mantissa 0"
       : E ? `E = ${E}, M = ${M}:  ${sign}2^(${E} − ${format.bias}) × (1 + ${M}/${2 ** m})`
           : `E = 0, M = ${M}, subnormal:  ${sign}2^(1 − ${format.bias}) × ${M}/${2 ** m}`;
-    const step = 2 ** (Math.max(E, 1) - format.bias - m);
+    const power = Math.max(E, 1) - format.bias - m, step = `2^${power} (${(2 ** power).toPrecision(3)})`.replace("-", "−");
     note.textContent = Number.isNaN(asked) ? "type a number such as 25.125, 0.2 or 1e-8"
       : !Number.isFinite(x) ? "" : asked === x ? `exact; the next number is ${step} further out`
       : `you asked for ${show(asked)}; rounded by ${(x - asked).toPrecision(3)}; numbers here are ${step} apart`;

@@ -1,0 +1,142 @@
+"""Mixed precision by hand: dynamic loss scaling, master weights, and linear layers that compute in FP8.
+
+Sources: Micikevicius et al. 2017 (loss scaling, master weights); Micikevicius et al. 2022 (FP8: E4M3 forward, E5M2 backward).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass
+class LossScaler:
+    """Dynamic loss scaling: multiply the loss, divide the gradients, and let overflow choose the factor.
+
+    The same rule and the same defaults as ``torch.amp.GradScaler``. One step reads::
+
+        scaler.scale_loss(loss).backward()
+        finite = scaler.unscale(model.parameters())   # then clip, if at all
+        if finite:
+            optimizer.step()
+        scaler.update(finite)
+
+    Args:
+        scale: the factor, a power of two so that scaling rounds nothing.
+        growth_interval: after so many good steps in a row the factor is tried ``growth`` times larger.
+        backoff: what the factor is multiplied by after a step with an infinite or undefined gradient.
+    """
+
+    scale: float = 2.0**16
+    growth: float = 2.0
+    backoff: float = 0.5
+    growth_interval: int = 2000
+    good_steps: int = 0
+
+    def scale_loss(self, loss: Tensor) -> Tensor:
+        """The loss times the scale, of the loss's shape."""
+        return loss * self.scale
+
+    def unscale(self, parameters: Iterable[nn.Parameter]) -> bool:
+        """Divide the gradients by the scale, in place; True when all of them are finite.
+
+        The quotient is formed in the gradient's own dtype: unscale FP32 gradients, or what was saved is lost again.
+        """
+        finite = True
+        for parameter in parameters:
+            if parameter.grad is not None:
+                parameter.grad.mul_(1 / self.scale)
+                finite = finite and bool(parameter.grad.isfinite().all())
+        return finite
+
+    def update(self, finite: bool) -> None:
+        """Choose the scale of the next step."""
+        if not finite:
+            self.scale, self.good_steps = self.scale * self.backoff, 0
+            return
+        self.good_steps += 1
+        if self.good_steps == self.growth_interval:
+            self.scale, self.good_steps = self.scale * self.growth, 0
+
+
+class MasterWeights:
+    """FP32 copies of a 16-bit model's parameters. The optimizer works on the copies; the model gets them back rounded.
+
+    Args:
+        model: a module whose parameters are in FP16 or BF16.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model_parameters = [p for p in model.parameters() if p.requires_grad]
+        self.parameters = [nn.Parameter(p.detach().float()) for p in self.model_parameters]
+
+    def take_gradients(self) -> None:
+        """Move the model's gradients into the copies, in FP32, and clear them in the model."""
+        for master, parameter in zip(self.parameters, self.model_parameters, strict=True):
+            master.grad = None if parameter.grad is None else parameter.grad.float()
+            parameter.grad = None
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Round the copies into the model, after ``optimizer.step()``."""
+        for master, parameter in zip(self.parameters, self.model_parameters, strict=True):
+            parameter.copy_(master)
+
+
+def round_to_float8(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x, of any shape, as an FP8 tensor with one scale would hold it, given back in x's own dtype.
+
+    The scale is the largest magnitude over the format's largest number, so nothing overflows.
+    """
+    largest = x.detach().abs().amax().float()
+    scale = torch.where(largest > 0, largest / torch.finfo(dtype).max, 1.0)
+    return ((x.float() / scale).to(dtype).float() * scale).to(x.dtype)
+
+
+class _Float8Product(torch.autograd.Function):
+    """y = x w^T with every factor of the three products rounded to FP8, sums in FP32."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:  # [..., in], [out, in] -> [..., out]
+        x8 = round_to_float8(x, torch.float8_e4m3fn)
+        weight8 = round_to_float8(weight, torch.float8_e4m3fn)
+        ctx.save_for_backward(x8, weight8)
+        return F.linear(x8, weight8)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
+        x8, weight8 = ctx.saved_tensors
+        g8 = round_to_float8(gradients[0], torch.float8_e5m2)  # gradients spread wider than they need to be fine
+        return g8 @ weight8, g8.flatten(0, -2).T @ x8.flatten(0, -2)
+
+
+class Float8Linear(nn.Linear):
+    """A linear layer that computes as FP8 hardware would, forward in E4M3 and backward in E5M2; weights stay FP32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        y: Tensor = _Float8Product.apply(input, self.weight)
+        return y if self.bias is None else y + self.bias
+
+
+def use_float8(model: nn.Module, *, skip: tuple[str, ...] = ()) -> nn.Module:
+    """Let every linear layer of the model compute in FP8, in place, keeping its parameters. Returns the model.
+
+    Args:
+        skip: names of modules to leave alone; the last layer of a network is usually left in higher precision.
+
+    Raises:
+        ValueError: for a name in ``skip`` that the model has not.
+    """
+    names = {name for name, _ in model.named_modules()}
+    if unknown := sorted(set(skip) - names):
+        known = ", ".join(sorted(names - {""}))
+        raise ValueError(f"skip names {unknown}, which this model has not; it has {known}")
+    for name, module in model.named_modules():
+        if type(module) is nn.Linear and name not in skip:
+            module.__class__ = Float8Linear  # the same parameters, another forward
+    return model
