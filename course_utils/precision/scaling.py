@@ -1,6 +1,6 @@
 """Mixed precision by hand: dynamic loss scaling, master weights, and linear layers that compute in FP8.
 
-Sources: Micikevicius et al. 2017 (loss scaling, master weights); Micikevicius et al. 2022 (FP8: E4M3 forward, E5M2 backward).
+Sources: Micikevicius et al. 2017 (loss scaling, master weights) and 2022 (FP8: E4M3 forward, E5M2 backward).
 """
 
 from __future__ import annotations

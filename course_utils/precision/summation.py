@@ -20,7 +20,7 @@ def naive_sum(x: Floats) -> Floats:
 def pairwise_sum(x: Floats) -> Floats:
     """Sum over the first axis by adding neighbours until one is left. [n, ...] -> [...]."""
     while len(x) > 1:
-        odd = x[-1:] if len(x) % 2 else x[:0]  # the one without a partner waits for the next round
+        odd = x[-1:] if len(x) % 2 else x[:0]  # has no partner in this round
         x = np.concatenate([x[0 : len(x) - 1 : 2] + x[1::2], odd])
     return x[0]
 
@@ -32,6 +32,6 @@ def kahan_sum(x: Floats) -> Floats:
     for row in x:
         row = row - lost
         new_total = total + row
-        lost = (new_total - total) - row  # what arrived minus what was sent: zero in exact arithmetic
+        lost = (new_total - total) - row  # arrived minus sent: 0 if exact
         total = new_total
     return total
