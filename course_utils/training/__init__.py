@@ -1,0 +1,34 @@
+"""Training: the optimizer and its schedules, the loop, and checkpoints that resume bit for bit."""
+
+from course_utils.training.checkpoint import Checkpoint, atomic_write, load, save
+from course_utils.training.history import History, Metrics, StepResult
+from course_utils.training.loop import Precision, evaluate, make_scaler, train, train_step
+from course_utils.training.optim import (
+    adamw,
+    constant,
+    parameter_groups,
+    schedule_lr,
+    warmup_cosine,
+    warmup_linear,
+)
+
+__all__ = [
+    "Checkpoint",
+    "History",
+    "Metrics",
+    "Precision",
+    "StepResult",
+    "adamw",
+    "atomic_write",
+    "constant",
+    "evaluate",
+    "load",
+    "make_scaler",
+    "parameter_groups",
+    "save",
+    "schedule_lr",
+    "train",
+    "train_step",
+    "warmup_cosine",
+    "warmup_linear",
+]

@@ -1,0 +1,248 @@
+"""Checkpoints: everything a run needs to go on bit for bit, in one file that is either whole or not there.
+
+**Format.** One safetensors file. The tensors (weights, Adam's moments, the state of torch's generators) are its
+tensors, named by where they stand (``model.head.weight``, ``optimizer.state.state.0.exp_avg``); everything else is
+JSON in its header. Loading reads numbers and text only, so a file from a stranger cannot run code, which a pickle can;
+the weights open in any safetensors reader; and a SHA-256 in the header notices flipped bits, which safetensors alone
+does not.
+
+**Writing.** To a temporary file in the same folder, flushed to the disk (``fsync``), then renamed over the old one.
+POSIX promises that a rename is atomic: a run killed at any moment leaves the old checkpoint or the new one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from course_utils.training.match import check_model, check_optimizer, check_parts
+from course_utils.training.rng import rng_state, set_rng_state
+
+FORMAT, VERSION = "course_utils checkpoint", 1
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What :func:`load` hands back beside the restored objects."""
+
+    step: int
+    config: Any
+    extra: Any
+
+
+def save(
+    path: str | Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+    step: int = 0,
+    config: Any = None,
+    extra: Any = None,
+) -> None:
+    """Write one checkpoint; the file that was there before stays whole until the new one is.
+
+    Args:
+        path: the file to write, usually ``*.safetensors``; its folder must exist.
+        model, optimizer, scheduler, scaler: their ``state_dict`` is saved. A disabled scaler counts as none.
+        step: how many optimizer steps are done; pass it to ``train(start=...)`` when you resume.
+        config, extra: anything made of dict, list, tuple, str, int, float, bool, None (and tensors).
+
+    The states of the random generators (Python, NumPy, torch, CUDA where there is one) are always saved.
+
+    Raises:
+        TypeError: a value that is none of these, named.
+        OSError: the file cannot be written (folder missing or read-only, disk full).
+    """
+    tree = {
+        "model": dict(model.state_dict()),
+        "optimizer": _part(optimizer),
+        "scheduler": _part(scheduler),
+        "scaler": _part(scaler if scaler is not None and scaler.is_enabled() else None),
+        "rng": rng_state(),
+        "step": step,
+        "config": config,
+        "extra": extra,
+    }
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps({key: _take_tensors(value, key, tensors) for key, value in tree.items()})
+    header = {"format": FORMAT, "version": str(VERSION), "sha256": _digest(text, tensors), "tree": text}
+    with atomic_write(path) as file:
+        file.write(safetensors.torch.save(tensors, header))
+
+
+def load(
+    path: str | Path,
+    *,
+    model: nn.Module | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: torch.optim.lr_scheduler.LRScheduler | None = None,
+    scaler: torch.amp.GradScaler | None = None,
+) -> Checkpoint:
+    """Restore what was saved, in place; everything is compared before anything is changed.
+
+    Without ``optimizer`` only the weights are loaded. With it, this is a resume: the scheduler and the scaler must then
+    be given exactly when the file holds one, and the random generators are set back too. Resume right before you go on:
+    building a model, or the first import of a library such as scikit-learn, draws from these generators.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError: nothing to read there.
+        ValueError: the file is truncated, damaged or no checkpoint, or does not fit the objects given.
+    """
+    tree = _read(Path(path))
+    if model is not None:
+        check_model(model, tree["model"], path)
+    if optimizer is not None:
+        check_optimizer(optimizer, tree["optimizer"], path)
+        check_parts(path, tree, scheduler=scheduler, scaler=scaler)
+    elif scheduler is not None or scaler is not None:
+        raise ValueError("a scheduler or a scaler was given without the optimizer: pass optimizer=... to resume")
+
+    if model is not None:
+        model.load_state_dict(tree["model"])
+    if optimizer is not None:
+        optimizer.load_state_dict(tree["optimizer"]["state"])
+        if scheduler is not None:
+            scheduler.load_state_dict(tree["scheduler"]["state"])
+        if scaler is not None and scaler.is_enabled():
+            scaler.load_state_dict(tree["scaler"]["state"])
+        set_rng_state(tree["rng"])
+    return Checkpoint(tree["step"], tree["config"], tree["extra"])
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[IO[Any]]:
+    """Open a file for writing that appears under ``path`` only when the block has ended without an error.
+
+    Example::
+
+        with atomic_write("results.json", "w") as file:
+            json.dump(results, file)
+
+    Raises:
+        OSError: (a subclass, by cause) it could not be written; what was there before is unchanged.
+    """
+    target = Path(path).resolve()  # through a symbolic link: replace what it points to, not the link
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{os.urandom(4).hex()}.tmp")
+    try:
+        with temporary.open(mode.replace("w", "x"), encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())  # or the rename could reach the disk before the bytes do
+        temporary.replace(target)
+        if os.name == "posix":
+            folder = os.open(target.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)  # makes the rename itself last through a power cut
+            finally:
+                os.close(folder)
+    except OSError as error:
+        if error.filename not in (None, str(temporary)):
+            raise  # not ours: the block failed on another file
+        message = (
+            f"could not write {path}: {error.strerror or error}. What was there before is unchanged. "
+            f"Check that {target.parent} exists, may be written to and has space left, or choose another folder"
+        )
+        raise OSError(error.errno, message) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _part(part: Any) -> dict[str, Any] | None:
+    return None if part is None else {"class": type(part).__name__, "state": part.state_dict()}
+
+
+def _take_tensors(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """``value`` as JSON, its tensors moved into ``tensors``. JSON has no tuple and no int key: both are spelled out."""
+    if isinstance(value, Tensor):
+        while name in tensors:
+            name += "'"
+        # A copy, because safetensors refuses tensors that share memory, as tied weights do.
+        tensors[name] = value.detach().to("cpu", copy=True).contiguous()
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"dict": [[_key(k, name), _take_tensors(v, f"{name}.{k}", tensors)] for k, v in value.items()]}
+    if isinstance(value, list | tuple):
+        items = [_take_tensors(v, f"{name}.{i}", tensors) for i, v in enumerate(value)]
+        return items if isinstance(value, list) else {"tuple": items}
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    raise TypeError(
+        f"{name} is a {type(value).__name__}, which a checkpoint cannot hold: give dict, list, tuple, str, int, float, "
+        "bool, None or tensors (a dataclass: dataclasses.asdict; a NumPy number: .item(); a path: str)"
+    )
+
+
+def _key(key: Any, name: str) -> str | int:
+    if type(key) not in (str, int):
+        raise TypeError(f"{name} has the key {key!r}: the keys in a checkpoint are str or int")
+    return key
+
+
+def _put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """The inverse of :func:`_take_tensors`."""
+    if isinstance(value, list):
+        return [_put_tensors(v, tensors) for v in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "tuple":
+        return tuple(_put_tensors(v, tensors) for v in content)
+    return {k: _put_tensors(v, tensors) for k, v in content}
+
+
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder, expected a checkpoint file: name the file inside it")
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint {path}: check the path, or start without one (start=0)")
+    blob = path.read_bytes()
+    again = "take an earlier checkpoint, or start again"
+    if not blob:
+        raise ValueError(f"{path} is empty, expected a checkpoint: {again}")
+    try:
+        tensors = safetensors.torch.load(blob)
+        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]).get("__metadata__", {})
+    except (SafetensorError, ValueError) as error:
+        if blob[:4] == b"PK\x03\x04" or blob[:1] == b"\x80":
+            raise ValueError(
+                f"{path} looks like a file of torch.save, which is not read here because a pickle can run code: load "
+                "it with torch.load(..., weights_only=True), then save(path, model=...)"
+            ) from None
+        raise ValueError(
+            f"{path} ({len(blob):,} bytes) is truncated or no checkpoint (safetensors: {error}): {again}"
+        ) from None
+    if header.get("format") != FORMAT:
+        raise ValueError(
+            f"{path} is a safetensors file, but no checkpoint of this course (no '{FORMAT}' in its header): to read "
+            "plain weights use safetensors.torch.load_file and model.load_state_dict"
+        )
+    if header.get("version") != str(VERSION):
+        raise ValueError(
+            f"{path} has format version {header.get('version')}, this code reads {VERSION}: update course_utils"
+        )
+    if header.get("sha256") != _digest(header.get("tree", ""), tensors):
+        raise ValueError(f"{path} is damaged (its SHA-256 does not match its content): {again}")
+    return {key: _put_tensors(value, tensors) for key, value in json.loads(header["tree"]).items()}
