@@ -1,0 +1,20 @@
+"""Models built from small parts: the course's one Transformer encoder, and the Vision Transformer around it."""
+
+from course_utils.models.encoder import MLP, Attention, Encoder, EncoderConfig, EncoderLayer, attention_weights
+from course_utils.models.vit import PatchEmbedding, ViT, interpolate_positions, patchify
+from course_utils.models.vit_config import PRESETS, ViTConfig
+
+__all__ = [
+    "MLP",
+    "PRESETS",
+    "Attention",
+    "Encoder",
+    "EncoderConfig",
+    "EncoderLayer",
+    "PatchEmbedding",
+    "ViT",
+    "ViTConfig",
+    "attention_weights",
+    "interpolate_positions",
+    "patchify",
+]

@@ -1,0 +1,1 @@
+"""Every formula of the course, once: what a model costs, predicted before it runs."""

@@ -1,0 +1,252 @@
+"""The one Transformer encoder of this course: attention, MLP, layer, encoder.
+
+Letters used for shapes: ``B`` images or sentences, ``N`` tokens, ``M`` tokens that ask (queries), ``D`` width,
+``h`` heads, ``d = D / h`` width of one head.
+
+Source: Vaswani et al. 2017, arXiv:1706.03762 (attention, post-norm); Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Everything that decides what an :class:`Encoder` computes. Immutable and checked when it is made.
+
+    Args:
+        width: numbers per token, ``D``.
+        depth: layers.
+        heads: attention heads per layer; must divide ``width``.
+        mlp_ratio: hidden width of the MLP, as a multiple of ``width``.
+        dropout: share of numbers dropped after each attention and MLP, 0 <= p < 1.
+        attention_dropout: share of attention weights dropped.
+        drop_path: share of samples for which the last layer's branches are skipped (stochastic depth,
+            arXiv:1603.09382); earlier layers skip fewer, in proportion to their depth.
+        norm_eps: added to the variance by LayerNorm.
+        qkv_bias: whether queries, keys and values have a bias.
+        norm_first: LayerNorm before each branch (pre-norm: ViT, GPT) or after each sum (post-norm: BERT).
+        attention: ``"sdpa"`` calls torch's fused kernel, ``"written_out"`` the three lines it stands for.
+
+    Raises:
+        ValueError: with the value, what was expected, and what to change.
+    """
+
+    width: int = 768
+    depth: int = 12
+    heads: int = 12
+    mlp_ratio: float = 4.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    drop_path: float = 0.0
+    norm_eps: float = 1e-6
+    qkv_bias: bool = True
+    norm_first: bool = True
+    attention: Literal["sdpa", "written_out"] = "sdpa"
+
+    def __post_init__(self) -> None:
+        for name in ("width", "depth", "heads"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise ValueError(f"{name} {value!r} is no count: choose a whole number of at least 1")
+        if self.width % self.heads:
+            below = self.width // self.heads * self.heads
+            near = [str(w) for w in (below, below + self.heads) if w]
+            raise ValueError(
+                f"width {self.width} cannot be split over {self.heads} heads: choose a width that is a multiple of "
+                f"{self.heads}, such as {' or '.join(near)}, or a number of heads that divides {self.width}"
+            )
+        for name in ("dropout", "attention_dropout", "drop_path"):
+            if not 0 <= (share := getattr(self, name)) < 1:
+                raise ValueError(f"{name} {share!r} is no share: choose a number from 0 (off) to below 1")
+        if self.mlp_width < 1:
+            raise ValueError(f"mlp_ratio {self.mlp_ratio!r} leaves the MLP no hidden unit: choose one such as 4")
+        if not self.norm_eps > 0:
+            raise ValueError(f"norm_eps {self.norm_eps!r} must be above 0: choose 1e-6 (ViT) or 1e-12 (BERT)")
+        if self.attention not in ("sdpa", "written_out"):
+            raise ValueError(f'attention {self.attention!r} is unknown: choose "sdpa" or "written_out"')
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden units of the MLP."""
+        return round(self.width * self.mlp_ratio)
+
+    @property
+    def head_width(self) -> int:
+        """Numbers per head, ``d``."""
+        return self.width // self.heads
+
+
+class Attention(nn.Module):
+    """Multi-head attention: each token that asks takes a weighted mean of the values of all tokens.
+
+    Queries, keys and values are three separate ``Linear``: each can be named (LoRA on ``q_proj``), cut by columns
+    (tensor parallelism) or loaded alone. One matrix product of three times the width is no faster at this size.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.head_width = config.head_width
+        self.dropout = config.attention_dropout
+        self.implementation = config.attention
+        self.q_proj = nn.Linear(config.width, config.width, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.width, config.width, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.width, config.width, bias=config.qkv_bias)
+        self.out_proj = nn.Linear(config.width, config.width)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            x: ``[B, N, D]``, the tokens that answer (keys and values).
+            attention_mask: ``[B, N]`` bool, True where a token of ``x`` is real, False where it is padding. Each row
+                needs at least one True.
+            asking: ``[B, M, D]``, the tokens that ask (queries); by default all of ``x``.
+
+        Returns:
+            ``[B, M, D]``.
+        """
+        q = self._split(self.q_proj(x if asking is None else asking))  # [B, h, M, d]
+        k, v = self._split(self.k_proj(x)), self._split(self.v_proj(x))  # [B, h, N, d] each
+        dropout = self.dropout if self.training else 0.0
+        if self.implementation == "sdpa":
+            mask = None if attention_mask is None else attention_mask[:, None, None, :]  # [B, 1, 1, N]
+            heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
+        else:
+            heads = F.dropout(attention_weights(q, k, attention_mask), dropout) @ v  # [B, h, M, d]
+        return self.out_proj(heads.transpose(1, 2).flatten(2))  # [B, h, M, d] -> [B, M, h, d] -> [B, M, D]
+
+    def weights(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The attention weights themselves, ``[B, h, N, N]``, which :meth:`forward` does not keep."""
+        return attention_weights(self._split(self.q_proj(x)), self._split(self.k_proj(x)), attention_mask)
+
+    def _split(self, x: Tensor) -> Tensor:
+        # The number of heads is read off the tensor, so that a part of the columns is a part of the heads.
+        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # [B, N, D] -> [B, N, h, d] -> [B, h, N, d]
+
+
+def attention_weights(q: Tensor, k: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)): ``[B, h, M, d]`` and ``[B, h, N, d]`` to ``[B, h, M, N]``; each row sums to one."""
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    if attention_mask is not None:
+        scores = scores.masked_fill(~attention_mask[:, None, None, :], -torch.inf)
+    return scores.softmax(dim=-1)
+
+
+class MLP(nn.Module):
+    """Two ``Linear`` with a GELU between, applied to each token alone: ``[B, N, D]`` to ``[B, N, D]``."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.width, config.mlp_width)
+        self.fc2 = nn.Linear(config.mlp_width, config.width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))  # the exact GELU, with erf; the tanh form differs by up to 5e-4
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, a share of the samples skips the branch, and the others are scaled up."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.share == 0:
+            return x
+        keep = 1 - self.share
+        return x * x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(keep) / keep
+
+    def extra_repr(self) -> str:
+        return f"share={self.share:.3f}"
+
+
+class EncoderLayer(nn.Module):
+    """Attention, then MLP, each added to the tokens it read: ``[B, N, D]`` to ``[B, N, D]``."""
+
+    def __init__(self, config: EncoderConfig, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.norm_first = config.norm_first
+        self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.attention = Attention(config)
+        self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.mlp = MLP(config)
+        self.dropout = nn.Dropout(config.dropout)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None, tokens_out: int | None = None) -> Tensor:
+        """``[B, N, D]`` to ``[B, N, D]``, or to ``[B, tokens_out, D]``: only the first tokens are worked out.
+
+        The first ``tokens_out`` tokens come out the same either way: they ask all others, but nothing in this layer
+        asks what the others became.
+        """
+        read = x if tokens_out is None else x[:, :tokens_out]
+        if self.norm_first:
+            normed = self.norm1(x)
+            asking = None if tokens_out is None else normed[:, :tokens_out]
+            x = read + self._branch(self.attention(normed, attention_mask, asking))
+            return x + self._branch(self.mlp(self.norm2(x)))
+        x = self.norm1(read + self._branch(self.attention(x, attention_mask, read)))
+        return self.norm2(x + self._branch(self.mlp(x)))
+
+    def _branch(self, x: Tensor) -> Tensor:
+        return self.drop_path(self.dropout(x))
+
+
+class Encoder(nn.Module):
+    """``depth`` layers in a row. A pre-norm encoder wants one more LayerNorm behind it, which its user adds."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        shares = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
+        self.layers = nn.ModuleList(EncoderLayer(config, share) for share in shares)
+
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None, tokens_out: int | None = None) -> Tensor:
+        """Encode.
+
+        Args:
+            x: ``[B, N, D]``.
+            attention_mask: ``[B, N]`` bool, True where a token is real, False where it is padding.
+            tokens_out: how many tokens the caller will read, counted from the first; the last layer then works out
+                only these. By default all.
+
+        Returns:
+            ``[B, N, D]``, or ``[B, tokens_out, D]``.
+        """
+        last = len(self.layers) - 1
+        for i, layer in enumerate(self.layers):
+            x = layer(x, attention_mask, tokens_out if i == last else None)
+        return x
+
+    def attention_maps(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """The attention weights of every layer, ``[depth, B, h, N, N]``. Works out the scores a second time, so that
+        :meth:`forward` never pays for them."""
+        maps = []
+        for layer in self.layers:
+            assert isinstance(layer, EncoderLayer)
+            maps.append(layer.attention.weights(layer.norm1(x) if layer.norm_first else x, attention_mask))
+            x = layer(x, attention_mask)
+        return torch.stack(maps)
+
+
+def initialise(module: nn.Module, std: float = 0.02) -> None:
+    """Give one module its first values, for ``model.apply(initialise)``: weights of ``Linear`` and ``Conv2d`` from a
+    truncated normal, biases zero, LayerNorm one and zero.
+
+    ``trunc_normal_`` cuts at -2 and 2, not at two standard deviations: with ``std`` 0.02 this is a normal
+    distribution in all but name, here as in timm and transformers.
+    """
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=std)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
