@@ -9,8 +9,11 @@ from course_utils.estimate.memory import (
     LEDGERS,
     MASTER_ADAM_FP32_GRADIENTS,
     PURE_BF16_ADAM,
+    encoder_layer_activations,
     measure_model_states,
+    saved_for_backward,
 )
+from course_utils.models.encoder import Encoder, EncoderConfig
 from course_utils.precision.scaling import MasterWeights
 
 
@@ -45,3 +48,25 @@ def test_tied_weights_count_once():
     model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
     model[1].weight = model[0].weight
     assert measure_model_states(model, torch.optim.SGD(model.parameters()))["weights"] == 8 * 8 * 4
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize(("width", "heads", "mlp_ratio"), [(64, 4, 2.0), (48, 3, 4.0), (96, 2, 1.5)])
+def test_an_encoder_layer_saves_what_the_formula_says(width, heads, mlp_ratio, autocast):
+    config = EncoderConfig(width=width, heads=heads, depth=1, mlp_ratio=mlp_ratio)
+    encoder = Encoder(config)
+    x = torch.randn(5, 17, width, requires_grad=True)
+    with saved_for_backward(encoder) as saved, torch.autocast("cpu", enabled=autocast):
+        encoder(x)
+    assert saved.activations == encoder_layer_activations(config, 5 * 17, autocast=autocast)
+    matrices = sum(p.numel() for p in encoder.parameters() if p.dim() == 2)
+    assert saved.weight_copies == (2 * matrices if autocast else 0)
+    assert saved.total == sum(bytes_ for _, _, bytes_ in saved.shapes)
+
+
+def test_what_is_saved_counts_once_and_parameters_do_not_count():
+    layer = nn.Linear(8, 8, bias=False)
+    x = torch.randn(3, 8, requires_grad=True)
+    with saved_for_backward(layer) as saved:
+        layer(x) * layer(x)  # both products save x; the multiplication saves its two factors
+    assert saved.activations == 3 * (3 * 8 * 4)

@@ -8,7 +8,14 @@ import torch
 from torch import nn
 
 from course_utils.precision.formats import FP8_E4M3, FP8_E5M2
-from course_utils.precision.scaling import Float8Linear, LossScaler, MasterWeights, round_to_float8, use_float8
+from course_utils.precision.scaling import (
+    Float8Linear,
+    LossScaler,
+    MasterWeights,
+    round_stochastically,
+    round_to_float8,
+    use_float8,
+)
 
 
 def small_model() -> nn.Sequential:
@@ -113,3 +120,31 @@ def test_use_float8_keeps_parameters_and_names_unknown_modules():
     assert [type(m) for m in model] == [Float8Linear, nn.GELU, nn.Linear]
     with pytest.raises(ValueError, match=r"skip names \['head'\]"):
         use_float8(model, skip=("head",))
+
+
+def test_stochastic_rounding_to_bf16_is_a_neighbour_and_right_on_average():
+    x = torch.randn(50, generator=torch.Generator().manual_seed(2)) * 0.02
+    generator = torch.Generator().manual_seed(3)
+    n = 4000
+    rounded = torch.stack([round_stochastically(x, generator) for _ in range(n)])  # [n, 50]
+    assert rounded.dtype == torch.bfloat16
+    low, high = rounded.double().amin(0), rounded.double().amax(0)
+    assert torch.equal(torch.minimum(low, x.double()), low)
+    assert torch.equal(torch.maximum(high, x.double()), high)
+    gap = torch.from_numpy(np.exp2(np.floor(np.log2(np.abs(x.numpy()))) - 7).astype(np.float64))
+    assert (high - low <= gap).all()
+    assert ((rounded.double().mean(0) - x.double()).abs() <= 6 * 0.5 * gap / n**0.5).all()
+
+
+def test_stochastic_rounding_keeps_what_bf16_holds_and_what_is_no_number():
+    exact = torch.tensor([0.0, 1.0, -2.5, 2.0**-130, torch.inf, -torch.inf])
+    assert torch.equal(round_stochastically(exact).float(), exact)
+    assert round_stochastically(torch.tensor([torch.nan])).isnan().all()
+
+
+def test_weights_rounded_at_random_learn_without_a_master_copy():
+    weight = torch.ones(400, dtype=torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(1000):
+        weight = round_stochastically(weight.float() - 1e-4, generator)
+    assert weight.float().mean().item() == pytest.approx(0.9, abs=0.01)

@@ -1,4 +1,4 @@
-"""Mixed precision by hand: dynamic loss scaling, master weights, and linear layers that compute in FP8.
+"""Mixed precision by hand: loss scaling, master weights, stochastic rounding, and linear layers that compute in FP8.
 
 Sources: Micikevicius et al. 2017 (loss scaling, master weights) and 2022 (FP8: E4M3 forward, E5M2 backward).
 """
@@ -86,6 +86,18 @@ class MasterWeights:
         """Round the copies into the model, after ``optimizer.step()``."""
         for master, parameter in zip(self.parameters, self.model_parameters, strict=True):
             parameter.copy_(master)
+
+
+def round_stochastically(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """x, FP32 of any shape, rounded to BF16 up or down at random, so that the mean of many roundings is x.
+
+    A BF16 is the upper half of an FP32. A random 16-bit number is added to the lower half: it carries into the upper
+    half with just the probability that rounding up must have. Then the lower half is cut off.
+    """
+    bits = x.contiguous().view(torch.int32)
+    noise = torch.randint(0, 2**16, x.shape, dtype=torch.int32, device=x.device, generator=generator)
+    rounded = (bits + noise).bitwise_and(-(2**16)).view(torch.float32)
+    return torch.where(x.isfinite(), rounded, x).to(torch.bfloat16)  # inf and nan have nothing to round
 
 
 def round_to_float8(x: Tensor, dtype: torch.dtype) -> Tensor:

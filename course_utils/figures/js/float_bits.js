@@ -58,7 +58,7 @@ function mount(root, data) {
     const groups = [["sign", 1], ["exponent", format.exponent_bits], ["mantissa", format.mantissa_bits]];
     let place = width();
     for (const [name, count] of groups) {
-      const row = element("div", { className: "row" });
+      const row = element("div", { className: "cells" });
       for (let i = 0; i < count; i++) {
         const weight = 2 ** --place, label = `${name} bit ${count - 1 - i}`;
         const button = element("button", { type: "button", className: "bit" });

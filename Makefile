@@ -1,0 +1,53 @@
+# `make book` and `make test` do everything, the environment included: they need Python 3.11 or newer and nothing else.
+#
+#   make book      run the chapters that changed and build the book: open _build/html/index.html
+#   make test      lint, types, every test, every chapter
+#   make lint      the first two of these
+#   make release   the wheel, the book and the students' notebooks as files in dist/
+#   make clean     remove what was built (the environment stays; remove .venv by hand)
+#
+#   make test PYTHON=python3.12          choose the interpreter (when .venv is first made)
+#   make test PIP_ARGS="--no-cache-dir"  pass options to pip, such as the index of another build of torch
+#   make test PYTEST_ARGS="-k formats"   pass options to pytest
+#   make test CONSTRAINTS=               install the newest versions instead of the tested ones
+
+PYTHON = python3
+CONSTRAINTS = -c constraints.txt
+PIP_ARGS =
+PYTEST_ARGS =
+VENV = .venv
+RUN = $(VENV)/bin/python
+INSTALLED = $(VENV)/installed
+
+.PHONY: book test lint release clean
+
+book: $(INSTALLED)
+	$(RUN) -m tools.book
+
+test: lint
+	$(RUN) -m pytest --nbmake $(PYTEST_ARGS)
+
+lint: $(INSTALLED)
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+release: book
+	rm -rf dist
+	$(RUN) -m pip wheel --quiet --no-deps --wheel-dir dist .
+	$(RUN) -c "import shutil; shutil.make_archive('dist/book', 'zip', '_build/html')"
+	$(RUN) -c "import shutil; shutil.make_archive('dist/exercises', 'zip', 'notebooks/exercises')"
+
+clean:
+	rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@command -v $(PYTHON) > /dev/null || { \
+	  echo "No $(PYTHON) was found. Install Python 3.11 or newer, or name yours: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; v = ".".join(map(str, sys.version_info[:3])); sys.exit(sys.version_info < (3, 11) and \
+	  f"Python 3.11 or newer is needed, and $(PYTHON) is {v}. Name another, such as: make PYTHON=python3.12")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	  echo "This Python cannot make environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) $(CONSTRAINTS) --editable '.[dev]'
+	@touch $(INSTALLED)

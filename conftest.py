@@ -1,0 +1,112 @@
+"""What `pytest --nbmake` does at the root: package tests, and each chapter executed once for test and book.
+
+nbmake collects the notebooks and reports them; `ChapterItem` replaces its run by `tools.execution.run` (an empty
+folder, no network, a budget), then `tools.judge.faults`, and keeps the executed copy in `_build/executed` for the book.
+"""
+
+import json
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbmake.nb_result import NotebookError, NotebookResult  # type: ignore[import-untyped]
+from nbmake.pytest_items import (  # type: ignore[import-untyped]
+    NotebookFailedException,
+    NotebookFile,
+    NotebookItem,
+)
+
+from tools import execution, judge
+
+collect_ignore = ["notebooks/exercises"]  # the students' copies: their stubs raise until a student has written them
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("course")
+    group.addoption(
+        "--stale", action="store_true", help="run only chapters whose executed copy is missing or out of date"
+    )
+    group.addoption("--patience", type=float, default=1.0, help="multiply every chapter's time budget (a slow machine)")
+    group.addoption(
+        "--colab-all", action="store_true", help="run every whole chapter as in Colab, not only the quickest"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--overwrite", default=False):
+        raise pytest.UsageError("chapters are never written over: the executed copies lie in _build/executed")
+
+
+class ChapterItem(NotebookItem):
+    """One notebook: run, judge, keep."""
+
+    def runtest(self) -> None:
+        source = Path(self.filename)
+        if unknown := self._mocks(source):
+            raise ValueError(f"{source.name}: nbmake mocks are not run here, a chapter shows what ran: {unknown[0]}")
+        before = execution.stamp(source)
+        run = execution.run(source, patience=self.config.getoption("--patience"))
+        failure = _failure(source, run)
+        if failure is not None:
+            execution.write(execution.ROOT / "_build" / "failed" / source.name, nbformat.writes(run.notebook))
+            raise NotebookFailedException(NotebookResult(run.notebook, failure))
+        execution.record(source, run, before)
+        self.add_report_section("call", "chapter", f"{run.seconds:.1f} s, {run.peak_bytes / execution.GB:.2f} GB")
+
+    @staticmethod
+    def _mocks(source: Path) -> list[str]:
+        cells = json.loads(source.read_text(encoding="utf-8"))["cells"]
+        return [cell.get("id", "?") for cell in cells if "nbmake" in cell["metadata"]]
+
+
+class ChapterFile(NotebookFile):
+    def collect(self) -> Generator[Any, Any, Any]:
+        item = ChapterItem.from_parent(self, filename=str(self.path))
+        # A net under the chapter's own watch, in case the kernel cannot even be started.
+        item.add_marker(pytest.mark.timeout(execution.SECONDS_LIMIT * self.config.getoption("--patience") + 120))
+        yield item
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collect_file(file_path: Path) -> Generator[None, list[Any], list[Any]]:
+    collected = yield
+    ours = {*execution.CHAPTERS, *execution.SOLUTIONS}
+    return [
+        ChapterFile.from_parent(found.parent, path=file_path)
+        if isinstance(found, NotebookFile) and file_path.resolve() in ours
+        else found
+        for found in collected
+    ]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    # Chapters first: the tests that open the built book then find them executed, and nothing runs twice.
+    items.sort(key=lambda item: not isinstance(item, ChapterItem))
+    if config.getoption("--stale"):
+        fresh = [item for item in items if isinstance(item, ChapterItem) and execution.fresh(Path(item.filename))]
+        config.hook.pytest_deselected(items=fresh)
+        items[:] = [item for item in items if item not in fresh]
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.getoption("--stale"):
+        session.exitstatus = pytest.ExitCode.OK  # nothing was out of date
+
+
+def _failure(source: Path, run: execution.Run) -> NotebookError | None:
+    """What went wrong as nbmake reports it: a line for the summary, and the whole story."""
+    at = run.failing_cell if run.failing_cell is not None else 0
+    if run.stopped:
+        sentence = f"{source.name} was {run.stopped}; it was in {judge.describe(run.notebook, at)}"
+        return NotebookError(sentence, sentence, at)
+    if run.failing_cell is not None:
+        cell = run.notebook.cells[at]
+        error = next(output for output in reversed(cell.outputs) if output.output_type == "error")
+        story = "\n".join([f"{source.name}, {judge.describe(run.notebook, at)}", cell.source, *error.traceback])
+        return NotebookError(f"{error.ename}: {error.evalue}", story, at)
+    faults = judge.faults(run, work_seconds=judge.WORK_SECONDS if source in execution.CHAPTERS else 0.0)
+    if not faults:
+        return None
+    return NotebookError(f"{source.name}: {faults[0]}", "\n".join([f"{source.name} ran, but", *faults]), at)

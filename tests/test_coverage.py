@@ -1,0 +1,128 @@
+"""The chapters teach what they own, and the corrections are shown by code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+
+from tools.coverage import chapter_titles, corrections_page, coverage_page, load_claims, places, problems
+from tools.execution import CHAPTERS
+
+CLAIMS = """\
+items:
+  S9-1: {chapter: "06", phrase: "Bits"}
+  S9-2: {chapter: "06", phrase: "Bytes | words"}
+  S9-3: {chapter: "07", phrase: "Not written yet"}
+corrections:
+  E9-1: {chapter: "06", items: [S9-1], said: "A bit is a byte.", right: "It is an eighth of one."}
+"""
+
+
+def test_chapters_cover_and_show_what_they_own() -> None:
+    found = problems(load_claims(), places(CHAPTERS), [chapter.stem.split("_")[0] for chapter in CHAPTERS])
+    assert not found, "\n".join(found)
+
+
+def test_what_the_course_owes_is_listed_in_full() -> None:
+    """Nobody makes a gap vanish by deleting its row."""
+    claims = load_claims()
+    assert {f"S0-{n}" for n in range(34, 58)} | {f"S1-{n}" for n in range(1, 44)} <= set(claims.items)
+    assert {f"E0-{n}" for n in range(17, 26)} | {f"E1-{n}" for n in (*range(1, 18), 42)} <= set(claims.corrections)
+
+
+def notebook(folder: Path, *cells: nbformat.NotebookNode) -> list[Path]:
+    nbformat.write(new_notebook(cells=list(cells)), folder / "06_bits.ipynb")
+    (folder / "claims.yml").write_text(CLAIMS, "utf8")
+    return [folder / "06_bits.ipynb"]
+
+
+def covers(*ids: str) -> nbformat.NotebookNode:
+    return new_markdown_cell("Text.", metadata={"course": {"covers": list(ids)}})
+
+
+def shows(*ids: str) -> nbformat.NotebookNode:
+    return new_code_cell("1 + 1", metadata={"course": {"shows": list(ids)}})
+
+
+UNSEEN = (
+    "chapter 06 owns the correction E9-1, but only a Markdown or a removed cell shows it: put the id on a code cell"
+)
+
+
+def hidden(*ids: str) -> nbformat.NotebookNode:
+    return new_code_cell("1 + 1", metadata={"course": {"shows": list(ids)}, "tags": ["remove-cell"]})
+
+
+TITLE = new_markdown_cell("# 06 Bits\n\n## The `bit`\n\n### Again\n\n### Again\n\n#### Too deep for an address")
+
+
+@pytest.mark.parametrize(
+    ("cells", "complaint"),
+    [
+        ([covers("S9-1"), shows("E9-1")], "chapter 06 owns S9-2 (Bytes | words), but no cell covers it"),
+        ([covers("S9-1", "S9-2")], "chapter 06 owns the correction E9-1, but no cell shows it"),
+        (
+            [covers("S9-1", "S9-2"), new_markdown_cell("No, no.", metadata={"course": {"shows": ["E9-1"]}})],
+            UNSEEN,
+        ),
+        (
+            [covers("S9-1", "S9-2"), hidden("E9-1")],
+            UNSEEN,
+        ),
+        (
+            [covers("S9-1", "S9-2", "S9-99"), shows("E9-1")],
+            '06_bits.ipynb, cell 2: course.covers names "S9-99", but book/claims.yml does not list it',
+        ),
+        (
+            [covers("S9-1", "S9-2", "E9-1"), shows("E9-1")],
+            '06_bits.ipynb, cell 2: course.covers names "E9-1", but that is one of the corrections',
+        ),
+    ],
+)
+def test_a_gap_is_named(tmp_path: Path, cells: list[nbformat.NotebookNode], complaint: str) -> None:
+    books = notebook(tmp_path, TITLE, *cells)
+    assert problems(load_claims(tmp_path / "claims.yml"), places(books), ["06"]) == [complaint]
+
+
+def test_a_chapter_that_is_not_written_owes_nothing(tmp_path: Path) -> None:
+    books = notebook(tmp_path, TITLE, covers("S9-1", "S9-2"), shows("E9-1"))
+    claims = load_claims(tmp_path / "claims.yml")
+    assert problems(claims, places(books), ["06"]) == []
+    assert problems(claims, places(books), ["06", "07"]) == [
+        "chapter 07 owns S9-3 (Not written yet), but no cell covers it"
+    ]
+
+
+def test_pages_link_to_the_nearest_heading_above_the_cell(tmp_path: Path) -> None:
+    books = notebook(tmp_path, covers("S9-1"), TITLE, covers("S9-2"), shows("E9-1"))
+    claims, found = load_claims(tmp_path / "claims.yml"), places(books)
+    assert [(place.id, place.slug) for place in found] == [("S9-1", ""), ("S9-2", "again-1"), ("E9-1", "again-1")]
+    titles = chapter_titles(books)
+    assert titles == {"06": "Bits"}
+    coverage = coverage_page(claims, found, titles)
+    assert "| S9-2 | Bytes \\| words | [Again](../notebooks/06_bits.ipynb#again-1) |" in coverage
+    assert "Not written yet" not in coverage, "a chapter that does not exist has no place on the page"
+    assert (
+        ": It is an eighth of one.\n  *Shown in:* [Again](../notebooks/06_bits.ipynb#again-1) (E9-1)"
+        in corrections_page(claims, found, titles)
+    )
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "complaint"),
+    [
+        (
+            'phrase: "Bits"',
+            'words: "Bits"',
+            r"S9-1 has \['chapter', 'words'\], expected exactly \['chapter', 'phrase'\]",
+        ),
+        ("items: [S9-1]", "items: [S9-77]", "E9-1 corrects S9-77, not among the items"),
+    ],
+)
+def test_a_slip_in_the_list_is_named(tmp_path: Path, old: str, new: str, complaint: str) -> None:
+    (tmp_path / "claims.yml").write_text(CLAIMS.replace(old, new), "utf8")
+    with pytest.raises(ValueError, match=complaint):
+        load_claims(tmp_path / "claims.yml")

@@ -1,0 +1,216 @@
+"""One execution of a chapter, for the test run and for the book alike.
+
+`run` executes a notebook as a stranger would: a fresh kernel in a folder that holds nothing but the notebook, no
+network, a watch on time and memory. What it returns is judged by `tools.judge`; a chapter that passes is kept with
+`record`, and the book renders that copy. `stamp` says whether a kept copy still stands for what is in the checkout: it
+changes with the notebook, with any file of the package, and with any installed version.
+"""
+
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+import tempfile
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+
+from tools.watch import GB, Watch, end_leftovers
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+EXECUTED = ROOT / "_build" / "executed"
+CHAPTERS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
+SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("[0-9][0-9]_*.ipynb"))
+OFFLINE = (
+    ROOT / "tools" / "offline"
+)  # its sitecustomize.py refuses the network in every Python process below the kernel
+
+SECONDS_LIMIT, MEMORY_LIMIT_GB = 120, 6.0  # no chapter may ask for more: CONTRIBUTING.md
+# A kernel must not inherit what this shell or this test run happens to have set.
+LEFT_OUT = {
+    "PYTEST_CURRENT_TEST",
+    "MPLBACKEND",
+    "OMP_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "RANK",
+    "LOCAL_RANK",
+    "WORLD_SIZE",
+}
+LEFT_OUT |= {"LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONWARNINGS", "PYTHONSTARTUP", "VIRTUAL_ENV_PROMPT"}
+
+
+@dataclass
+class Run:
+    """What came of one execution. `stopped` is the sentence of the watch if it ended the run, else empty."""
+
+    notebook: NotebookNode
+    seconds: float = 0.0
+    peak_bytes: int = 0
+    failing_cell: int | None = None
+    stopped: str = ""
+    leftovers: list[str] = field(default_factory=list)
+    cell_seconds: dict[str, float] = field(default_factory=dict)
+
+
+def executed(notebook: Path) -> Path:
+    """Where the executed copy of a chapter or of a solutions notebook lies."""
+    return EXECUTED / notebook.resolve().relative_to(NOTEBOOKS)
+
+
+def stamp(notebook: Path) -> str:
+    """SHA-256 of all that decides what is kept: the notebook's source, the package, the versions, the judging rules."""
+    digest = hashlib.sha256(_source(notebook).encode())
+    files = [path for path in (ROOT / "course_utils").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    for path in sorted([*files, *(ROOT / "tools" / name for name in ("execution.py", "watch.py", "judge.py"))]):
+        digest.update(f"\0{path.relative_to(ROOT).as_posix()}\0".encode())
+        digest.update(path.read_bytes())
+    digest.update(json.dumps(versions(), sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def fresh(notebook: Path) -> bool:
+    """True if an executed copy is there and nothing that decides its outputs has changed since."""
+    copy = executed(notebook)
+    try:
+        kept = json.loads(copy.with_suffix(".json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return copy.is_file() and kept.get("stamp") == stamp(notebook)
+
+
+def record(notebook: Path, run: Run, stamp_before: str) -> Path:
+    """Keep the executed copy and, beside it, its record (stamp, seconds, memory, versions, date).
+
+    `stamp_before` is the stamp taken before the run: a file edited while the chapter ran makes the copy stale.
+    """
+    copy = executed(notebook)
+    kept: dict[str, Any] = {
+        "notebook": notebook.resolve().relative_to(ROOT).as_posix(),
+        "stamp": stamp_before,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "seconds": round(run.seconds, 2),
+        "peak_memory_gb": round(run.peak_bytes / GB, 3),
+        "cell_seconds": {name: round(seconds, 3) for name, seconds in run.cell_seconds.items()},
+        "versions": versions(),
+    }
+    for cell in run.notebook.cells:
+        cell.metadata.pop("execution", None)  # clock times: they would change the copy at each run
+    write(copy, nbformat.writes(run.notebook))
+    write(copy.with_suffix(".json"), json.dumps(kept, indent=1) + "\n")
+    return copy
+
+
+def write(path: Path, text: str) -> None:
+    """Write under a temporary name, then rename: a reader sees the old file or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Python, the machine and every installed distribution that constraints.txt names."""
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for name in re.findall(r"^([A-Za-z0-9][\w.-]*)==", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def run(notebook: Path, *, patience: float = 1.0) -> Run:
+    """Execute `notebook` and return what came of it; the file itself is only read.
+
+    `patience` multiplies the time budget (for a machine slower than the reference: two cores). Raises ValueError when
+    the notebook states no budget.
+    """
+    nb = nbformat.read(notebook, as_version=4)
+    seconds, gigabytes = _budget(notebook, nb)
+    outcome = Run(nb)
+    mark = uuid.uuid4().hex
+    _warm_fonts()
+    with tempfile.TemporaryDirectory(prefix="chapter-", ignore_cleanup_errors=True) as base:
+        folder = Path(base, "reader")
+        folder.mkdir()
+        (folder / notebook.name).write_bytes(notebook.read_bytes())
+        client = NotebookClient(
+            nb,
+            kernel_name="python3",
+            timeout=None,  # the watch below keeps the time of the whole chapter
+            record_timing=True,
+            extra_arguments=["--log-level=ERROR"],  # jupyter_client says at each start that TCP is not encrypted
+            resources={"metadata": {"path": str(folder)}},
+        )
+        watch = Watch(client, seconds * patience, max(gigabytes, MEMORY_LIMIT_GB) * GB)
+        try:
+            with watch:
+                client.execute(env=_environment(mark, Path(base, "ipython")))
+        except CellExecutionError:
+            outcome.failing_cell = watch.cell
+        except DeadKernelError:
+            outcome.failing_cell = watch.cell
+            outcome.stopped = watch.stopped or "ended by the death of its kernel: a crash, or no memory was left"
+        outcome.leftovers = end_leftovers(mark)
+        outcome.seconds, outcome.peak_bytes = watch.seconds, watch.peak_bytes
+    outcome.cell_seconds = {cell.id: _seconds(cell) for cell in nb.cells if "execution" in cell.metadata}
+    return outcome
+
+
+def _budget(notebook: Path, nb: NotebookNode) -> tuple[float, float]:
+    course = nb.metadata.get("course", {})
+    if not {"seconds", "memory_gb"} <= set(course):
+        raise ValueError(
+            f"{notebook.name} states no budget: put `seconds` and `memory_gb` into `course` of the metadata, "
+            'such as {"chapter": "06", "seconds": 90, "memory_gb": 2.0, ...} (CONTRIBUTING.md, "A chapter")'
+        )
+    return float(course["seconds"]), float(course["memory_gb"])
+
+
+def _environment(mark: str, ipython: Path) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
+    return kept | {
+        "COURSE_RUN": mark,  # inherited by every process of the chapter: how leftovers are found
+        "PYTHONPATH": str(OFFLINE),  # and nothing else: the package must come from where it is installed
+        "IPYTHONDIR": str(ipython),  # not the user's own start-up files
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+
+
+@functools.cache
+def _warm_fonts() -> None:
+    """matplotlib builds its font cache on first use and says so on stderr: have that done before any chapter."""
+    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=False, capture_output=True)
+
+
+def _seconds(cell: NotebookNode) -> float:
+    """Seconds between the kernel's word that it took the cell up and its word that it was idle again."""
+    times = cell.metadata["execution"]
+    ends = times.get("iopub.status.busy"), times.get("shell.execute_reply")
+    if None in ends:
+        return 0.0
+    start, end = (datetime.datetime.fromisoformat(str(when).replace("Z", "+00:00")) for when in ends)
+    return (end - start).total_seconds()
+
+
+def _source(notebook: Path) -> str:
+    """The notebook without outputs, counts and ids: what an author wrote."""
+    nb = nbformat.read(notebook, as_version=4)
+    cells = [[cell.cell_type, cell.source, cell.metadata] for cell in nb.cells]
+    return json.dumps([cells, nb.metadata], sort_keys=True)
