@@ -54,9 +54,7 @@ def test_interactive_data_cannot_end_the_script():
 
 def test_table_is_the_same_in_every_run():
     def once():
-        return figures.table(
-            [{"format": "FP16", "max": 65504.0}], caption="Limits", formats={"max": "{:.0f}"}
-        ).data
+        return figures.table([{"format": "FP16", "max": 65504.0}], caption="Limits", formats={"max": "{:.0f}"}).data
 
     assert once() == once()
     assert "65504" in once()

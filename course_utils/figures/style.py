@@ -50,10 +50,10 @@ _STYLE: dict[str, Any] = {
 def subplots(
     rows: int = 1, columns: int = 1, *, width: float = 7.2, height: float = 3.2, **kwargs: Any
 ) -> tuple[Figure, Any]:
-    """A figure in the book's style and its axes, like ``plt.subplots``; width and height are in inches.
+    """A figure in the style of the book and its axes, like ``plt.subplots``; width and height in inches.
 
-    The style stays in force afterwards, for what is drawn into the axes. The figure is not registered with pyplot, so it
-    is never drawn twice and needs no closing.
+    The style stays in force afterwards, for what is drawn into the axes. The figure is not registered with pyplot, so
+    it is never drawn twice and needs no closing.
     """
     matplotlib.style.use(_STYLE)
     fig = Figure(figsize=(width, height), layout="constrained")
