@@ -190,6 +190,7 @@ def _environment(mark: str, ipython: Path) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
+        "OMP_WAIT_POLICY": "passive",  # threads that wait leave the core to others: spinning made busy machines crawl
     }
 
 
