@@ -39,12 +39,12 @@ class Ledger:
 
 FP32_ADAM = Ledger("FP32", weights=4, gradients=4, master_weights=0, moments=8)
 AUTOCAST_ADAM = Ledger("autocast", weights=4, gradients=4, master_weights=0, moments=8)
-MASTER_ADAM = Ledger("16-bit weights, FP32 master copy", weights=2, gradients=2, master_weights=4, moments=8)
+MASTER_ADAM = Ledger("16-bit, master copy", weights=2, gradients=2, master_weights=4, moments=8)
 MASTER_ADAM_FP32_GRADIENTS = Ledger(
-    "16-bit weights, FP32 master copy and gradients", weights=2, gradients=4, master_weights=4, moments=8
+    "16-bit, master copy, FP32 gradients", weights=2, gradients=4, master_weights=4, moments=8
 )
 MASTER_ADAM_GRADIENT_SUM = Ledger(
-    "16-bit weights and gradients, FP32 master copy and sum of gradients",
+    "16-bit, master copy, FP32 gradient sum",
     weights=2,
     gradients=2,
     master_weights=4,

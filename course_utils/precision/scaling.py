@@ -95,9 +95,9 @@ def round_stochastically(x: Tensor, generator: torch.Generator | None = None) ->
     half with just the probability that rounding up must have. Then the lower half is cut off.
     """
     bits = x.contiguous().view(torch.int32)
-    noise = torch.randint(0, 2**16, x.shape, dtype=torch.int32, device=x.device, generator=generator)
+    noise = torch.empty_like(bits).random_(2**16, generator=generator)
     rounded = (bits + noise).bitwise_and(-(2**16)).view(torch.float32)
-    return torch.where(x.isfinite(), rounded, x).to(torch.bfloat16)  # inf and nan have nothing to round
+    return torch.where(x.isfinite(), rounded, x).to(torch.bfloat16)  # inf and nan stay
 
 
 def round_to_float8(x: Tensor, dtype: torch.dtype) -> Tensor:

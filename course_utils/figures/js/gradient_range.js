@@ -90,7 +90,7 @@ function mount(root, data) {
     for (let p = LOW + 4; p < HIGH; p += 10) drawing.append(svgElement("text", { x: x(p), y: FLOOR + 17, "text-anchor": "middle", "font-size": 12 }, power(p)));
 
     const parts = shares(data.sizes, shift, bounds);
-    result.textContent = KINDS.map(([name], i) => `${name} ${percent(parts[i])}`).join("   ");
+    result.textContent = KINDS.map(([name], i) => `${name} ${percent(parts[i])}`).join(" · ");
     drawing.setAttribute("aria-label", `Histogram of gradient sizes over the range of ${f.name}: ${result.textContent}`);
     const room = Math.floor(bounds[2] - Math.max(...data.sizes) - shift);
     note.textContent = parts[3] ? "some gradients overflow: the scaler would skip this step and halve the scale"
