@@ -12,23 +12,24 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "course_utils"
 
-# Each room, and the rooms it may import besides itself. `runtime` may be imported by all and imports none.
+# Each room, and the rooms it may import besides itself. `runtime` and `files` may be imported by all and import none.
 BASE = {"estimate", "precision", "models", "data"}
 PARALLEL = {"distributed", "tuning"}
 PROJECTS = {"news", "vision"}
+SHARED = {"runtime", "files"}
 ALLOWED: dict[str, set[str]] = {
-    "runtime": set(),
-    **{name: {"runtime"} for name in BASE},
-    "estimate": {"runtime", "models"},  # counts a model from its configuration
-    **{name: BASE | {"runtime"} for name in PARALLEL},
-    "training": BASE | PARALLEL | {"runtime"},
-    **{name: BASE | PARALLEL | {"training", "runtime"} for name in PROJECTS},
-    "bench": BASE | PARALLEL | PROJECTS | {"training", "runtime"},
-    "figures": BASE | PARALLEL | PROJECTS | {"training", "runtime"},
-    "exercises": BASE | PARALLEL | PROJECTS | {"training", "runtime", "figures"},
+    **{name: set() for name in SHARED},
+    **dict.fromkeys(BASE, SHARED),
+    "estimate": SHARED | {"models"},  # counts a model from its configuration
+    **dict.fromkeys(PARALLEL, SHARED | BASE),
+    "training": SHARED | BASE | PARALLEL,
+    **{name: SHARED | BASE | PARALLEL | {"training"} for name in PROJECTS},
+    "bench": SHARED | BASE | PARALLEL | PROJECTS | {"training"},
+    "figures": SHARED | BASE | PARALLEL | PROJECTS | {"training"},
+    "exercises": SHARED | BASE | PARALLEL | PROJECTS | {"training", "figures"},
 }
 # Model code knows nothing of parallelism: `distributed` takes an untouched module and returns a parallel one.
-SERIAL = BASE | {"runtime"}
+SERIAL = BASE | SHARED
 
 
 def room(module: str) -> str:
@@ -89,7 +90,11 @@ def test_imports_run_one_way(name: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source", "words"),
     [
-        ("course_utils.models.vit", "from course_utils.training.loop import train", "models may import: runtime"),
+        (
+            "course_utils.models.vit",
+            "from course_utils.training.loop import train",
+            "models may import: files, runtime",
+        ),
         ("course_utils.models.vit", "from course_utils import figures", "imports course_utils.figures"),
         ("course_utils.models.vit", "from ..training import loop", "imports course_utils.training.loop"),
         (
@@ -99,7 +104,11 @@ def test_imports_run_one_way(name: str) -> None:
         ),
         ("course_utils.models.vit", "import torch.distributed as dist", "must know nothing of parallelism"),
         ("course_utils.models.vit", "from torch import distributed", "must know nothing of parallelism"),
-        ("course_utils.precision.formats", "from course_utils.data import images", "precision may import: runtime"),
+        (
+            "course_utils.precision.formats",
+            "from course_utils.data import images",
+            "precision may import: files, runtime",
+        ),
         ("course_utils.training.loop", "from course_utils.figures import show", "imports course_utils.figures.show"),
         ("course_utils.figures.style", "from course_utils import exercises", "imports course_utils.exercises"),
         ("course_utils.runtime", "from course_utils.data import images", "runtime may import: none"),

@@ -18,7 +18,8 @@ from safetensors import safe_open
 from torch import nn
 
 from course_utils.data import batches, crop_and_flip, load_images
-from course_utils.training import adamw, atomic_write, load, make_scaler, save, schedule_lr, train, warmup_cosine
+from course_utils.files import atomic_write
+from course_utils.training import adamw, load, make_scaler, save, schedule_lr, train, warmup_cosine
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from course_utils.training.checkpoint import atomic_write
+from course_utils.files import atomic_write
 
 EMBEDDED = Path(__file__).parents[1] / "course_utils" / "data" / "embedded"
 SEED = 0

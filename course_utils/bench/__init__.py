@@ -10,6 +10,7 @@ import importlib
 from types import ModuleType
 
 BENCHMARKS = {
+    "allreduce": "course_utils.bench.allreduce",
     "vit": "course_utils.bench.vit",
     "vit_every_token": "course_utils.bench.vit_every_token",
 }

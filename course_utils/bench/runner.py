@@ -33,14 +33,14 @@ class Result:
     Args:
         name: what was measured, such as ``"vit_b16_forward_1_thread"``.
         ours, reference: medians, in ``unit``.
-        goal: the largest ratio that is good enough.
+        goal: the largest ratio that is good enough; None when the figures are only reported.
         details: anything else a reader should know, such as which reference was the best.
     """
 
     name: str
     ours: float
     reference: float
-    goal: float
+    goal: float | None
     unit: Literal["seconds", "bytes"] = "seconds"
     details: Mapping[str, Any] = field(default_factory=dict)
 
@@ -50,7 +50,7 @@ class Result:
 
     @property
     def ok(self) -> bool:
-        return self.ratio <= self.goal
+        return self.goal is None or self.ratio <= self.goal
 
     def json(self) -> str:
         """The result as one line of JSON."""
@@ -58,12 +58,12 @@ class Result:
         return json.dumps({"name": self.name, **numbers, "ok": self.ok, "unit": self.unit, **self.details})
 
     def __str__(self) -> str:
-        verdict = "ok" if self.ok else "missed"
+        verdict = "no goal" if self.goal is None else f"goal {self.goal:.2f}, {'ok' if self.ok else 'missed'}"
         values = f"ours {self.ours:.4g}, reference {self.reference:.4g} {self.unit}"
-        return f"{self.name:<32} {values}: ratio {self.ratio:.3f}, goal {self.goal:.2f}, {verdict}"
+        return f"{self.name:<32} {values}: ratio {self.ratio:.3f}, {verdict}"
 
 
-def compare(name: str, runs: Mapping[str, list[Run]], goal: float, ours: str = "ours", **details: Any) -> Result:
+def compare(name: str, runs: Mapping[str, list[Run]], goal: float | None, ours: str = "ours", **details: Any) -> Result:
     """Our median wall time against the best median of all others.
 
     Medians of processor time and the load of the machine are noted beside it: where ``ratio`` and ``cpu_ratio`` differ

@@ -1,6 +1,7 @@
-"""Models built from small parts: the course's one Transformer encoder, and the Vision Transformer around it."""
+"""Models built from small parts: the one Transformer encoder, and the text model and Vision Transformer around it."""
 
 from course_utils.models.encoder import MLP, Attention, Encoder, EncoderConfig, EncoderLayer, attention_weights
+from course_utils.models.text import TextConfig, TextModel
 from course_utils.models.vit import PatchEmbedding, ViT, interpolate_positions, patchify
 from course_utils.models.vit_config import PRESETS, ViTConfig
 
@@ -12,6 +13,8 @@ __all__ = [
     "EncoderConfig",
     "EncoderLayer",
     "PatchEmbedding",
+    "TextConfig",
+    "TextModel",
     "ViT",
     "ViTConfig",
     "attention_weights",

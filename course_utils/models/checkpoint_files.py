@@ -1,4 +1,4 @@
-"""Read a ViT checkpoint from wherever it lies: a state dict, a file, a directory, or the Hugging Face Hub."""
+"""Read a checkpoint from wherever it lies: a state dict, a file, a directory, or the Hugging Face Hub."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def read_checkpoint(source: str | Path | Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """The tensors of a checkpoint by name, the fields of a ViTConfig its ``config.json`` states, and what to call it.
+    """The tensors of a checkpoint by name, the fields its ``config.json`` states, and what to call it.
 
     Raises:
         FileNotFoundError: no such path, and no Hub name either.
@@ -31,7 +31,7 @@ def read_checkpoint(source: str | Path | Mapping[str, Tensor]) -> tuple[dict[str
     if not path.exists():
         if not isinstance(source, str) or not re.fullmatch(r"[\w.-]+/[\w.-]+", source):
             raise FileNotFoundError(f"there is no file or directory {str(source)!r}: give the path of a checkpoint")
-        path = _download(source)
+        path = download(source)
     said: dict[str, Any] = {}
     if path.is_dir():
         config = path / "config.json"
@@ -96,7 +96,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     return said
 
 
-def _download(name: str) -> Path:
+def download(name: str) -> Path:
     """Fetch a model's config and weights from the Hugging Face Hub (or find them in its cache)."""
     import huggingface_hub
 

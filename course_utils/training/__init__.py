@@ -1,6 +1,6 @@
 """Training: the optimizer and its schedules, the loop, and checkpoints that resume bit for bit."""
 
-from course_utils.training.checkpoint import Checkpoint, atomic_write, load, save
+from course_utils.training.checkpoint import Checkpoint, load, save
 from course_utils.training.history import History, Metrics, StepResult
 from course_utils.training.loop import Precision, evaluate, make_scaler, train, train_step
 from course_utils.training.optim import (
@@ -19,7 +19,6 @@ __all__ = [
     "Precision",
     "StepResult",
     "adamw",
-    "atomic_write",
     "constant",
     "evaluate",
     "load",

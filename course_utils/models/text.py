@@ -1,0 +1,238 @@
+"""A text encoder in the manner of BERT: token, position and token-type embeddings, read by the course's one encoder.
+
+Letters used for shapes: ``B`` texts, ``N`` tokens, ``D`` width, ``K`` classes.
+
+Sources: Devlin et al. 2019, arXiv:1810.04805 (BERT); Reimers and Gurevych 2019, arXiv:1908.10084 (mean pooling).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from course_utils.models.encoder import Encoder, EncoderConfig, initialise
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextConfig(EncoderConfig):
+    """Everything that decides what a :class:`TextModel` computes: the encoder's fields and these. The default sizes are
+    those of bert-base-chinese.
+
+    Args:
+        vocab_size: rows of the token table; token ids run from 0 to ``vocab_size - 1``.
+        max_length: rows of the position table: the longest text, in tokens.
+        token_types: rows of the token-type table; BERT has two, for the first and the second sentence of a pair.
+        pad_token: the id that fills short texts; its row starts at zero and is not trained.
+        num_classes: width of the head's output; 0 for no head, which makes the model return features.
+        pool: what the head reads: ``"cls"``, the first token, or ``"mean"``, the mean of the real tokens.
+        pooler: whether one more ``Linear`` and a tanh stand between the first token and the head, as in BERT.
+        head_dropout: share of the features dropped before the head; by default ``dropout``.
+        skip_unread: let the last layer work out the first token alone when nothing else is read. Logits and gradients
+            stay as they are.
+
+    Raises:
+        ValueError: with the value, what was expected, and what to change.
+    """
+
+    norm_first: bool = False
+    norm_eps: float = 1e-12
+    vocab_size: int = 21128
+    max_length: int = 512
+    token_types: int = 2
+    pad_token: int = 0
+    num_classes: int = 0
+    pool: Literal["cls", "mean"] = "cls"
+    pooler: bool = True
+    head_dropout: float | None = None
+    skip_unread: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("vocab_size", "max_length", "token_types"):
+            if not isinstance(value := getattr(self, name), int) or value < 1:
+                raise ValueError(f"{name} {value!r} is no count: choose a whole number of at least 1")
+        if not isinstance(self.num_classes, int) or self.num_classes < 0:
+            raise ValueError(f"num_classes {self.num_classes!r} is no count: choose 0 for no head, or a number above")
+        if not 0 <= self.pad_token < self.vocab_size:
+            raise ValueError(f"pad_token {self.pad_token!r} is no token id: choose one from 0 to {self.vocab_size - 1}")
+        if self.pool not in ("cls", "mean"):
+            raise ValueError(f'pool {self.pool!r} is unknown: choose "cls" (first token) or "mean" (mean of tokens)')
+        if self.pool == "mean" and self.pooler:
+            raise ValueError('the pooler reads the first token, and pool is "mean": choose pooler=False, or pool "cls"')
+        if self.head_dropout is not None and not 0 <= self.head_dropout < 1:
+            raise ValueError(f"head_dropout {self.head_dropout!r} is no share: choose a number from 0 (off) to below 1")
+
+
+class TextModel(nn.Module):
+    """Token ids in; embeddings, LayerNorm; encoder; pooling; head out."""
+
+    def __init__(self, config: TextConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.word_embedding = nn.Embedding(config.vocab_size, config.width, padding_idx=config.pad_token)
+        self.position_embedding = nn.Embedding(config.max_length, config.width)
+        self.token_type_embedding = nn.Embedding(config.token_types, config.width)
+        self.embedding_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.dropout = nn.Dropout(config.dropout)
+        self.encoder = Encoder(config)
+        # Post-norm layers end in a LayerNorm; behind pre-norm ones stands this.
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.norm_first else nn.Identity()
+        self.pooler = nn.Linear(config.width, config.width) if config.pooler else None
+        self.head_dropout = nn.Dropout(config.dropout if config.head_dropout is None else config.head_dropout)
+        self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
+        self.apply(initialise)
+        for table in (self.word_embedding, self.position_embedding, self.token_type_embedding):
+            nn.init.normal_(table.weight, std=0.02)
+        with torch.no_grad():
+            self.word_embedding.weight[config.pad_token].zero_()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path | Mapping[str, Tensor],
+        *,
+        num_classes: int | None = None,
+        replace_head: bool = False,
+        heads: int | None = None,
+        ignore: Collection[str] = ("cls.",),
+        **changes: Any,
+    ) -> TextModel:
+        """A model with the weights of a BERT checkpoint; see :func:`course_utils.models.text_layouts.load`."""
+        from course_utils.models import text_layouts  # it imports this module
+
+        return text_layouts.load(
+            source, num_classes=num_classes, replace_head=replace_head, heads=heads, ignore=ignore, **changes
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        token_types: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """Classify.
+
+        Args:
+            input_ids: ``[B, N]`` integers, the tokens.
+            attention_mask: ``[B, N]``, True or 1 where a token is real, False or 0 where it is padding; by default all
+                tokens are real, those with the padding's id too.
+            token_types: ``[B, N]`` integers; by default all 0.
+            inputs_embeds: ``[B, N, D]`` in the place of ``input_ids``: vectors that need not belong to any token, such
+                as a learned prompt before ``model.word_embedding(input_ids)``.
+            positions: ``[N]`` or ``[B, N]`` integers; by default 0 to N - 1.
+
+        Returns:
+            logits ``[B, K]``; with ``num_classes=0`` the features ``[B, D]``.
+
+        Raises:
+            ValueError: shapes that do not fit, ids beyond the vocabulary, a text longer than ``max_length`` or empty.
+        """
+        features = self.features(
+            input_ids, attention_mask, token_types, inputs_embeds=inputs_embeds, positions=positions
+        )
+        return self.head(self.head_dropout(features)) if self.config.num_classes else features
+
+    def features(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """What the head reads, ``[B, D]``; arguments as for :meth:`forward`."""
+        if self.config.pool == "mean":
+            x = self.tokens(input_ids, attention_mask, *args, **kwargs)  # [B, N, D]
+            if attention_mask is None:
+                return x.mean(dim=1)
+            weights = attention_mask[..., None].to(x.dtype)  # [B, N, 1]
+            return (x * weights).sum(dim=1) / weights.sum(dim=1)
+        read = 1 if self.config.skip_unread else None
+        first = self.tokens(input_ids, attention_mask, *args, tokens_out=read, **kwargs)[:, 0]  # [B, D]
+        return first if self.pooler is None else self.pooler(first).tanh()
+
+    def tokens(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        *args: Any,
+        tokens_out: int | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """All tokens after the last layer, ``[B, N, D]``, or the first ``tokens_out`` of them."""
+        x = self.embed(input_ids, *args, **kwargs)  # [B, N, D]
+        return self.norm(self.encoder(x, self._checked_mask(attention_mask, x), tokens_out))
+
+    def attention_maps(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """How much each token attends to each other, ``[depth, B, heads, N, N]``; rows sum to one."""
+        x = self.embed(input_ids, *args, **kwargs)
+        return self.encoder.attention_maps(x, self._checked_mask(attention_mask, x))
+
+    def embed(
+        self,
+        input_ids: Tensor | None = None,
+        token_types: Tensor | None = None,
+        *,
+        inputs_embeds: Tensor | None = None,
+        positions: Tensor | None = None,
+    ) -> Tensor:
+        """The tokens that enter the encoder, ``[B, N, D]``: the sum of three embeddings, normalised."""
+        if (input_ids is None) == (inputs_embeds is None):
+            given = "none of them" if input_ids is None else "both"
+            raise ValueError(f"give either input_ids or inputs_embeds: {given} came in")
+        words = self._words(input_ids) if inputs_embeds is None else inputs_embeds  # [B, N, D]
+        if words.dim() != 3 or words.shape[-1] != self.config.width:
+            wanted = f"[texts, tokens, {self.config.width}]"
+            raise ValueError(f"inputs_embeds of shape {list(words.shape)} do not fit: give {wanted}")
+        if not 0 < words.shape[1] <= self.config.max_length:
+            raise ValueError(
+                f"a text of {words.shape[1]} tokens does not fit a model for 1 to {self.config.max_length}: truncate "
+                "it when you tokenise, or split it"
+            )
+        if positions is None:
+            positions = torch.arange(words.shape[1], device=words.device)
+        types = words.new_zeros(1, dtype=torch.long) if token_types is None else token_types
+        x = words + self._rows("token_types", self.token_type_embedding, types)
+        x = x + self._rows("positions", self.position_embedding, positions)
+        return self.dropout(self.embedding_norm(x))
+
+    def _words(self, input_ids: Tensor | None) -> Tensor:
+        assert input_ids is not None
+        if input_ids.dim() != 2 or input_ids.is_floating_point():
+            raise ValueError(
+                f"input_ids of {input_ids.dtype} and shape {list(input_ids.shape)} do not fit: give integers of shape "
+                "[texts, tokens]"
+            )
+        return self._rows("input_ids", self.word_embedding, input_ids)
+
+    def _rows(self, name: str, table: nn.Module, ids: Tensor) -> Tensor:
+        try:
+            return table(ids)
+        except IndexError as error:
+            rows = {"input_ids": "vocab_size", "token_types": "token_types", "positions": "max_length"}[name]
+            raise ValueError(
+                f"{name} run from {int(ids.min())} to {int(ids.max())}, but {rows} is {getattr(self.config, rows)}: "
+                "use the tokenizer that belongs to this model"
+            ) from error
+
+    @staticmethod
+    def _checked_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
+        if mask is None:
+            return None
+        if mask.shape != x.shape[:2]:
+            raise ValueError(
+                f"attention_mask of shape {list(mask.shape)} does not fit: give one of {list(x.shape[:2])}, 1 for each "
+                "real token and 0 for padding"
+            )
+        mask = mask.bool()
+        if not mask.is_meta and not (real := mask.any(dim=1)).all():
+            raise ValueError(
+                f"text {int(real.logical_not().nonzero()[0])} of the batch has no real token, so that attention has "
+                "nothing to look at: leave it out, or keep its [CLS]"
+            )
+        return mask

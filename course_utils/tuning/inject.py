@@ -1,0 +1,189 @@
+"""Put a method round layers of a frozen model, choose between several adapters, merge them, take them out again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from course_utils.tuning.layer import Adapter, FullCopy, Injection, Method, TunedLayer
+from course_utils.tuning.names import Pattern, fingerprint, inside, owner_of, select, tuned_layers, walk
+
+
+def inject(
+    model: nn.Module,
+    method: Method | None,
+    targets: Sequence[Pattern] | Pattern = (),
+    *,
+    train: Sequence[Pattern] | Pattern = (),
+    name: str = "default",
+) -> list[str]:
+    """Freeze a model, put ``method`` round some of its layers, and choose the new adapter.
+
+    Example::
+
+        inject(model, LoRA(rank=8, alpha=16), ["q_proj", "v_proj"], train=["head"])
+
+    Args:
+        model: changed in place. Only the new adapter's parameters require gradients afterwards.
+        method: None to train nothing but ``train``.
+        targets: names of layers: globs, which may leave out the beginning (``"q_proj"``, ``"layers.0.*"``), or compiled
+            regular expressions for the whole name. Matches that the method cannot be put round are passed over.
+        train: names of modules to train in full, such as a new head; nothing in them is a target.
+        name: of the adapter; a model can have several (see :func:`switch`).
+
+    Returns:
+        the names of the layers tuned, as in the bare model.
+
+    Raises:
+        ValueError: a pattern that fits nothing (names like it are listed), or no layer of the right kind; a name that
+            is taken; layers that their owner does not call.
+    """
+    copied = select(model, train, (nn.Module,), "train")
+    copied = tuple(path for path in copied if not inside(path.rpartition(".")[0], copied))
+    tuned = () if method is None else select(model, targets, method.layers, "targets")
+    tuned = tuple(path for path in tuned if not inside(path, copied))
+    if not tuned and (method is not None or not copied):
+        raise ValueError("no layer is left to tune: name some in targets that are not inside train")
+    check_name(model, name)
+    injection = Injection(method, tuned, copied, fingerprint(model, leave_out=copied))
+    attach(model, build(model, method, tuned, copied), injection, name)
+    return [*tuned, *copied]
+
+
+def build(model: nn.Module, method: Method | None, targets: Sequence[str], train: Sequence[str]) -> dict[str, Adapter]:
+    """Fresh adapters by the name of their layer; the model stays as it is."""
+    bare = {name: module.base if isinstance(module, TunedLayer) else module for name, module in walk(model)}
+    for path in train:
+        if any(isinstance(module, TunedLayer) for module in bare[path].modules()):
+            raise ValueError(f"{path} holds layers that are tuned: train it in full, or tune layers in it, not both")
+    for path in (*targets, *train):
+        # MultiheadAttention hands its weights to a function; TransformerEncoderLayer does so in evaluation.
+        owner = bare.get(path.rpartition(".")[0], model)
+        if isinstance(owner, nn.MultiheadAttention | nn.TransformerEncoderLayer):
+            raise ValueError(
+                f"{path} belongs to a {type(owner).__name__}, which reads the weights of its layers without calling "
+                "them, so that an adapter would be skipped: use a model that calls its layers, such as "
+                "course_utils.models.Encoder"
+            )
+    adapters = {path: method.adapter(bare[path], path) for path in targets} if method else {}
+    return adapters | {path: FullCopy(bare[path]) for path in train}
+
+
+def attach(model: nn.Module, adapters: dict[str, Adapter], injection: Injection, name: str) -> None:
+    """Put adapters round their layers, freeze everything else, and choose them."""
+    for path, adapter in adapters.items():
+        owner, leaf = owner_of(model, path)
+        layer = getattr(owner, leaf)
+        if not isinstance(layer, TunedLayer):
+            layer = TunedLayer(layer)
+            setattr(owner, leaf, layer)
+        layer.adapters[name] = adapter.train(layer.training)
+        layer.injections[name] = injection
+    switch(model, name)
+
+
+def check_name(model: nn.Module, name: str) -> None:
+    """Raise ``ValueError`` if no adapter of this name can be added now."""
+    _refuse_merged(model)
+    if not name or "." in name or hasattr(nn.ModuleDict, name):
+        raise ValueError(f"an adapter cannot be called {name!r}: choose a plain word, without a dot")
+    if any(name in layer.adapters for _, layer in tuned_layers(model)):
+        raise ValueError(f"the model has an adapter {name!r} already: choose another name, or unload(model) first")
+
+
+def switch(model: nn.Module, choice: str | Sequence[str | None] | None) -> None:
+    """Choose an adapter by name; None for the bare base; or a list with one name (or None) for each row of the batches
+    to come. What is chosen trains, nothing else does."""
+    _refuse_merged(model)
+    picked = choice if isinstance(choice, str | None) else tuple(choice)
+    wanted = set(picked) if isinstance(picked, tuple) else {picked}
+    layers = [layer for _, layer in tuned_layers(model)]
+    known = {name for layer in layers for name in layer.adapters}
+    for name in wanted - known - {None}:
+        raise ValueError(f"the model has no adapter {name!r}: choose among {', '.join(sorted(known)) or 'none at all'}")
+    model.requires_grad_(False)
+    for layer in layers:
+        layer.choice = picked
+        for name, adapter in layer.adapters.items():
+            adapter.requires_grad_(name in wanted)
+
+
+def merge(model: nn.Module) -> None:
+    """Write the chosen adapter into the base's weights, so that it costs no time any more. The original values are kept
+    (twice the memory for these layers), because subtracting what was added would leave rounding errors behind.
+
+    Raises:
+        ValueError: the adapter cannot be merged (it is nonlinear), or a weight is shared with another layer.
+    """
+    _refuse_merged(model)
+    layers = [(path, layer) for path, layer in tuned_layers(model) if layer.choice in tuple(layer.adapters)]
+    if not layers:
+        raise ValueError("no single adapter is chosen, so that there is nothing to merge: switch(model, name) first")
+    with torch.no_grad():  # everything is worked out and checked before anything is changed
+        new = [layer.adapters[str(layer.choice)].merged(layer.base) for _, layer in layers]  # type: ignore[operator]
+    users: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        users.setdefault(id(parameter), []).append(name)
+    for (path, layer), values in zip(layers, new, strict=True):
+        for key in values:
+            if len(shared := users.get(id(layer.base.state_dict(keep_vars=True)[key]), [])) > 1:
+                raise ValueError(f"the {key} of {path} is shared ({', '.join(shared)}): merging would change them all")
+    for (_, layer), values in zip(layers, new, strict=True):
+        state = layer.base.state_dict()
+        layer.originals = {key: state[key].clone() for key in values}
+        layer.base.load_state_dict(state | values)
+
+
+def unmerge(model: nn.Module) -> None:
+    """Give the base its own weights back, bit for bit."""
+    for _, layer in tuned_layers(model):
+        if layer.originals:
+            layer.base.load_state_dict(layer.base.state_dict() | layer.originals)
+            layer.originals = {}
+
+
+def unload(model: nn.Module) -> None:
+    """Take all adapters out. What stays is the base as it is now: with its own weights, or with the merged ones after
+    :func:`merge`. It stays frozen; ``model.requires_grad_()`` wakes it."""
+    for path, layer in reversed(tuned_layers(model)):  # inner ones first
+        owner, leaf = owner_of(model, path)
+        setattr(owner, leaf, layer.base)
+
+
+def is_merged(model: nn.Module) -> bool:
+    """Whether an adapter stands in the base's weights at the moment."""
+    return any(layer.originals for _, layer in tuned_layers(model))
+
+
+class Count(NamedTuple):
+    """Numbers of parameters: those that train, and all that the model computes with."""
+
+    trainable: int
+    total: int
+
+    @property
+    def percent(self) -> float:
+        """Trainable ones in percent of all."""
+        return 100 * self.trainable / self.total
+
+
+def count(model: nn.Module) -> Count:
+    """Count parameters, leaving out adapters that are not chosen and layers whose full copy works in their place."""
+    idle: set[int] = set()
+    for _, layer in tuned_layers(model):
+        wanted = layer.choice if isinstance(layer.choice, tuple) else (layer.choice,)
+        for name, adapter in layer.adapters.items():
+            if name not in wanted:
+                idle.update(id(parameter) for parameter in adapter.parameters())
+            elif isinstance(adapter, FullCopy):
+                idle.update(id(parameter) for parameter in layer.base.parameters())
+    working = [parameter for parameter in model.parameters() if id(parameter) not in idle]
+    return Count(sum(p.numel() for p in working if p.requires_grad), sum(p.numel() for p in working))
+
+
+def _refuse_merged(model: nn.Module) -> None:
+    if is_merged(model):
+        raise ValueError("an adapter is merged into the base's weights: unmerge(model) first")

@@ -1,0 +1,112 @@
+"""A layer and what is put round it: the three small classes that every method is made of.
+
+A :class:`Method` (LoRA, IA3, ...) says what is put round a layer; an :class:`Adapter` is that part, with the parameters
+of one layer; a :class:`TunedLayer` takes the layer's place in the model and holds it together with its adapters. The
+model itself needs to know nothing of this: any ``nn.Module`` that *calls* its layers will do.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+
+class Adapter(nn.Module):
+    """What a method adds to one layer: its parameters, and what they make of the layer."""
+
+    def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """What the layer returns with this adapter, for arguments that the layer alone would take."""
+        raise NotImplementedError
+
+    def merged(self, base: nn.Module) -> dict[str, Tensor]:
+        """The values of the layer's own parameters that make it compute the same alone."""
+        raise ValueError(
+            f"a {type(self).__name__} cannot be merged into the weights of a {type(base).__name__}: keep the adapter"
+        )
+
+
+class Method:
+    """What is put round a layer. A method is a frozen dataclass of numbers, text and tuples, so that it can be saved
+    and rebuilt from its fields."""
+
+    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)  # the kinds of layers it can be put round
+
+    def adapter(self, base: nn.Module, name: str) -> Adapter:
+        """A fresh adapter for one layer; ``name`` is the layer's name in the model."""
+        raise NotImplementedError
+
+
+class FullCopy(Adapter):
+    """A trained copy in the layer's place: for a new head, or norms, that train in full. The layer stays as it was, so
+    that each of several adapters has a head of its own."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.copy = copy.deepcopy(base).requires_grad_()
+
+    def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return self.copy(*args, **kwargs)
+
+    def merged(self, base: nn.Module) -> dict[str, Tensor]:
+        return dict(self.copy.state_dict())
+
+
+@dataclass(frozen=True)
+class Injection:
+    """What one call of ``inject`` did: enough to do it again on another copy of the base."""
+
+    method: Method | None
+    targets: tuple[str, ...]  # names of layers in the bare model
+    train: tuple[str, ...]
+    base: dict[str, str]  # see fingerprint()
+
+
+class TunedLayer(nn.Module):
+    """A frozen layer of the model and its adapters by name. ``choice`` says which of them works: one name for the
+    whole batch, a name for each row of the batch, or None for the bare layer."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.adapters = nn.ModuleDict()
+        self.injections: dict[str, Injection] = {}
+        self.choice: str | tuple[str | None, ...] | None = None
+        self.originals: dict[str, Tensor] = {}  # the layer's own values, while an adapter is merged into them
+        self.training = base.training
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.originals:
+            if self.training and torch.is_grad_enabled():
+                raise RuntimeError(
+                    "an adapter is merged into this layer and would not be trained: unmerge(model) first"
+                )
+            return self.base(*args, **kwargs)
+        if isinstance(self.choice, tuple):
+            return self._row_by_row(self.choice, *args, **kwargs)
+        return self._with(self.choice, *args, **kwargs)
+
+    def _with(self, name: str | None, *args: Any, **kwargs: Any) -> Any:
+        if name is None or name not in self.adapters:  # the adapter chosen may tune other layers alone
+            return self.base(*args, **kwargs)
+        return self.adapters[name](self.base, *args, **kwargs)
+
+    def _row_by_row(self, choice: tuple[str | None, ...], *args: Any, **kwargs: Any) -> Tensor:
+        """Rows with the same adapter go through the layer together; each row goes through it once."""
+        lengths = [len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        if any(length != len(choice) for length in lengths):
+            raise ValueError(
+                f"adapters are chosen for {len(choice)} rows, and this layer was called with {lengths[0]}: choose one "
+                "adapter for the whole batch, or as many as it has rows"
+            )
+        parts, rows = [], []
+        for name in dict.fromkeys(choice):
+            index = [i for i, chosen in enumerate(choice) if chosen == name]
+            some = [value[index] if isinstance(value, Tensor) else value for value in args]
+            named = {key: value[index] if isinstance(value, Tensor) else value for key, value in kwargs.items()}
+            parts.append(self._with(name, *some, **named))
+            rows += index
+        return torch.cat(parts)[torch.tensor(rows, device=parts[0].device).argsort()]
