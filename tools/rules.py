@@ -24,7 +24,7 @@ LICENCE = {"code": "MIT", "prose": "CC-BY-4.0"}
 COURSE_KEYS: dict[str, tuple[type, ...]] = {"chapter": (str,), "seconds": (int,), "memory_gb": (int, float)}
 CHAPTER_KEYS = COURSE_KEYS | {"minutes_to_read": (int,)}
 REGISTRY_HOST = re.compile(
-    r"\b(?:pypi\.org|[\w.-]*pythonhosted\.org|(?:conda\.)?anaconda\.org|registry\.npmjs\.org|[\w-]+\.local)\b"
+    r"\b(?:[\w.-]*\b(?:pypi|pythonhosted|anaconda|npmjs)\.(?:org|com)|[\w-]+\.local)\b"
 )
 
 Rule = Callable[[Path, NotebookNode], Iterator[str]]
