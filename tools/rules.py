@@ -23,9 +23,7 @@ LINES = 30
 LICENCE = {"code": "MIT", "prose": "CC-BY-4.0"}
 COURSE_KEYS: dict[str, tuple[type, ...]] = {"chapter": (str,), "seconds": (int,), "memory_gb": (int, float)}
 CHAPTER_KEYS = COURSE_KEYS | {"minutes_to_read": (int,)}
-REGISTRY_HOST = re.compile(
-    r"\b(?:[\w.-]*\b(?:pypi|pythonhosted|anaconda|npmjs)\.(?:org|com)|[\w-]+\.local)\b"
-)
+REGISTRY_HOST = re.compile(r"\b(?:[\w.-]*\b(?:pypi|pythonhosted|anaconda|npmjs)\.(?:org|com)|[\w-]+\.local)\b")
 
 Rule = Callable[[Path, NotebookNode], Iterator[str]]
 
