@@ -90,7 +90,8 @@ def window(browser: Browser, server: str) -> Iterator[Window]:
         seen.troubles.append(f"{page.url}: {trouble}")
 
     page.on("request", lambda r: r.url.startswith(own) or note(f"asks another host for {r.url}"))
-    page.on("requestfailed", lambda r: note(f"could not load {r.url}"))
+    # A request that was still under way when the window went on to the next page is aborted, and no trouble.
+    page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED" or note(f"could not load {r.url}"))
     page.on("response", lambda r: r.status >= 400 and note(f"{r.status} for {r.url}"))
     page.on("console", lambda message: message.type == "error" and note(f"console: {message.text}"))
     page.on("pageerror", lambda error: note(f"error: {error}"))
