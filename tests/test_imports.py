@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "course_utils"
 
 # Each room, and the rooms it may import besides itself. `runtime` and `files` may be imported by all and import none.
-BASE = {"estimate", "precision", "models", "data"}
+BASE = {"estimate", "precision", "models", "data", "sealed"}
 PARALLEL = {"distributed", "tuning"}
 PROJECTS = {"news", "vision"}
 SHARED = {"runtime", "files"}

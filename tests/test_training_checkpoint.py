@@ -279,7 +279,7 @@ def test_foreign_files_are_named_and_run_no_code(tmp_path):
     safetensors.torch.save_file({"w": torch.ones(1)}, path)
     with pytest.raises(ValueError, match=r"no checkpoint of this course.*load_file"):
         load(path)
-    with pytest.raises(IsADirectoryError, match="is a folder, expected a checkpoint file"):
+    with pytest.raises(IsADirectoryError, match="is a folder, not the file of one checkpoint"):
         load(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*none"):
         load(tmp_path / "none")

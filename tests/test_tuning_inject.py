@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -348,12 +347,8 @@ def saved(tmp_path: Path) -> Path:
 
 def rewrite(path: Path, keep: Any = lambda key: True, **changes: Any) -> None:
     """The file again with some tensors or fields changed, and a checksum that fits."""
-    tree, tensors = files_module._read(path)
-    tensors = {key: tensor for key, tensor in tensors.items() if keep(key)}
-    text = json.dumps(tree | changes)
-    header = {"format": files_module.FORMAT, "version": "1", "tree": text}
-    header["sha256"] = files_module._digest(text, tensors)
-    safetensors.torch.save_file(tensors, path, header)
+    tree, tensors = files_module.SEAL.read(path)
+    files_module.SEAL.write(path, tree | changes, {key: tensor for key, tensor in tensors.items() if keep(key)})
 
 
 def test_empty_truncated_damaged_and_foreign_files_are_refused(saved: Path, tmp_path: Path) -> None:
@@ -362,17 +357,17 @@ def test_empty_truncated_damaged_and_foreign_files_are_refused(saved: Path, tmp_
         saved.write_bytes(blob[:length])
         refused(saved, "is truncated or no adapter")
     saved.write_bytes(b"")
-    refused(saved, "is empty, expected an adapter")
+    refused(saved, "is empty and holds no adapter")
     flipped = bytearray(blob)
     flipped[-9] ^= 4
     saved.write_bytes(flipped)
     refused(saved, "is damaged")
     safetensors.torch.save_file({"a": torch.ones(2)}, saved)
-    refused(saved, "not of an adapter of this course")
+    refused(saved, "no adapter of this course")
     torch.save({"a": torch.ones(2)}, saved)
     refused(saved, "looks like a file of torch.save, which says nothing of rank")
     refused(tmp_path, "is a folder", error=IsADirectoryError)
-    refused(tmp_path / "none", "there is no file", error=FileNotFoundError)
+    refused(tmp_path / "none", "there is no adapter", error=FileNotFoundError)
 
 
 def test_partial_files_are_refused_and_name_what_is_missing(saved: Path) -> None:

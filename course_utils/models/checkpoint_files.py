@@ -10,7 +10,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 
@@ -23,7 +23,7 @@ def read_checkpoint(source: str | Path | Mapping[str, Tensor]) -> tuple[dict[str
         OSError: the Hub cannot be reached or has no such model.
         ValueError: a broken file, or one that holds no tensors by name.
     """
-    if isinstance(source, torch.nn.Module):
+    if isinstance(source, nn.Module):
         raise ValueError(f"a {type(source).__name__} is a model: give its model.state_dict()")
     if isinstance(source, Mapping):
         return _tensors(source, "the state dict"), {}, "the state dict"
@@ -63,6 +63,21 @@ def _tensors(content: Any, where: str) -> dict[str, Tensor]:
         raise ValueError(f"{where} holds no state dict: expected tensors by name, found a {type(content).__name__}")
     wrapped = content and all(key.startswith("module.") for key in content)  # saved from DistributedDataParallel
     return {key.removeprefix("module.") if wrapped else key: tensor for key, tensor in content.items()}
+
+
+def fill(model: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Give a model on the meta device exactly these weights, or say what is missing, left over or of another shape."""
+    ours = model.state_dict()
+    faults = [f"{name} is missing" for name in ours.keys() - weights.keys()]
+    faults += [f"{name} is left over" for name in weights.keys() - ours.keys()]
+    faults += [
+        f"{name} has shape {list(weights[name].shape)} where {list(ours[name].shape)} is wanted"
+        for name in ours.keys() & weights.keys()
+        if ours[name].shape != weights[name].shape
+    ]
+    if faults:
+        raise ValueError(f"{where} does not fit the model (by this course's names): {'; '.join(sorted(faults))}")
+    model.load_state_dict(weights, assign=True)
 
 
 def _read_config(path: Path) -> dict[str, Any]:

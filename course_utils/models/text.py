@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.models.encoder import Encoder, EncoderConfig, initialise
@@ -69,7 +70,11 @@ class TextConfig(EncoderConfig):
 
 
 class TextModel(nn.Module):
-    """Token ids in; embeddings, LayerNorm; encoder; pooling; head out."""
+    """Token ids in; embeddings, LayerNorm; encoder; pooling; head out.
+
+    A ``word_embedding`` that puts vectors in front of a text (see :mod:`course_utils.tuning`) makes all that follows
+    longer by them: they count as real tokens of type 0, and the positions run on through them.
+    """
 
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
@@ -148,7 +153,9 @@ class TextModel(nn.Module):
             x = self.tokens(input_ids, attention_mask, *args, **kwargs)  # [B, N, D]
             if attention_mask is None:
                 return x.mean(dim=1)
-            weights = attention_mask[..., None].to(x.dtype)  # [B, N, 1]
+            real = self._checked_mask(attention_mask, x, input_ids)  # [B, N]
+            assert real is not None
+            weights = real[..., None].to(x.dtype)  # [B, N, 1]
             return (x * weights).sum(dim=1) / weights.sum(dim=1)
         read = 1 if self.config.skip_unread else None
         first = self.tokens(input_ids, attention_mask, *args, tokens_out=read, **kwargs)[:, 0]  # [B, D]
@@ -164,14 +171,14 @@ class TextModel(nn.Module):
     ) -> Tensor:
         """All tokens after the last layer, ``[B, N, D]``, or the first ``tokens_out`` of them."""
         x = self.embed(input_ids, *args, **kwargs)  # [B, N, D]
-        return self.norm(self.encoder(x, self._checked_mask(attention_mask, x), tokens_out))
+        return self.norm(self.encoder(x, self._checked_mask(attention_mask, x, input_ids), tokens_out))
 
     def attention_maps(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
         """How much each token attends to each other, ``[depth, B, heads, N, N]``; rows sum to one."""
         x = self.embed(input_ids, *args, **kwargs)
-        return self.encoder.attention_maps(x, self._checked_mask(attention_mask, x))
+        return self.encoder.attention_maps(x, self._checked_mask(attention_mask, x, input_ids))
 
     def embed(
         self,
@@ -197,6 +204,8 @@ class TextModel(nn.Module):
         if positions is None:
             positions = torch.arange(words.shape[1], device=words.device)
         types = words.new_zeros(1, dtype=torch.long) if token_types is None else token_types
+        if token_types is not None and input_ids is not None:
+            types = F.pad(token_types, (words.shape[1] - input_ids.shape[1], 0))
         x = words + self._rows("token_types", self.token_type_embedding, types)
         x = x + self._rows("positions", self.position_embedding, positions)
         return self.dropout(self.embedding_norm(x))
@@ -221,12 +230,13 @@ class TextModel(nn.Module):
             ) from error
 
     @staticmethod
-    def _checked_mask(mask: Tensor | None, x: Tensor) -> Tensor | None:
+    def _checked_mask(mask: Tensor | None, x: Tensor, input_ids: Tensor | None) -> Tensor | None:
         if mask is None:
             return None
-        if mask.shape != x.shape[:2]:
+        given = x.shape[:2] if input_ids is None else input_ids.shape
+        if mask.shape != given:
             raise ValueError(
-                f"attention_mask of shape {list(mask.shape)} does not fit: give one of {list(x.shape[:2])}, 1 for each "
+                f"attention_mask of shape {list(mask.shape)} does not fit: give one of {list(given)}, 1 for each "
                 "real token and 0 for padding"
             )
         mask = mask.bool()
@@ -235,4 +245,4 @@ class TextModel(nn.Module):
                 f"text {int(real.logical_not().nonzero()[0])} of the batch has no real token, so that attention has "
                 "nothing to look at: leave it out, or keep its [CLS]"
             )
-        return mask
+        return F.pad(mask, (x.shape[1] - given[1], 0), value=True)

@@ -207,15 +207,5 @@ def _from_weights(weights: Mapping[str, Tensor], where: str) -> dict[str, Any]:
 def _fill(config: TextConfig, weights: dict[str, Tensor], where: str) -> TextModel:
     with torch.device("meta"):  # no memory and no random numbers for weights that are overwritten at once
         model = TextModel(config)
-    ours = model.state_dict()
-    faults = [f"{name} is missing" for name in ours.keys() - weights.keys()]
-    faults += [f"{name} is left over" for name in weights.keys() - ours.keys()]
-    faults += [
-        f"{name} has shape {list(weights[name].shape)} where {list(ours[name].shape)} is wanted"
-        for name in ours.keys() & weights.keys()
-        if ours[name].shape != weights[name].shape
-    ]
-    if faults:
-        raise ValueError(f"{where} does not fit the model (by this course's names): {'; '.join(sorted(faults))}")
-    model.load_state_dict(weights, assign=True)
+    checkpoint_files.fill(model, weights, where)
     return model

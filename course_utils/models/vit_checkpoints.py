@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from course_utils.models.checkpoint_files import read_checkpoint
+from course_utils.models.checkpoint_files import fill, read_checkpoint
 from course_utils.models.encoder import initialise
 from course_utils.models.vit import ViT, interpolate_positions
 from course_utils.models.vit_config import Size, ViTConfig, pair, patch_grid
@@ -170,15 +170,5 @@ def _fill(config: ViTConfig, weights: dict[str, Tensor], replace_head: bool, whe
             head = nn.Linear(config.width, config.num_classes)
             initialise(head)
             weights |= {f"head.{name}": tensor for name, tensor in head.state_dict().items()}
-    ours = model.state_dict()
-    faults = [f"{name} is missing" for name in ours.keys() - weights.keys()]
-    faults += [f"{name} is left over" for name in weights.keys() - ours.keys()]
-    faults += [
-        f"{name} has shape {list(weights[name].shape)} where {list(ours[name].shape)} is wanted"
-        for name in ours.keys() & weights.keys()
-        if ours[name].shape != weights[name].shape
-    ]
-    if faults:
-        raise ValueError(f"{where} does not fit the model (by this course's names): {'; '.join(sorted(faults))}")
-    model.load_state_dict(weights, assign=True)
+    fill(model, weights, where)
     return model

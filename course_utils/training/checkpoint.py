@@ -12,23 +12,27 @@ POSIX promises that a rename is atomic: a run killed at any moment leaves the ol
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from course_utils.files import atomic_write
+from course_utils.sealed import Seal
 from course_utils.training.match import check_model, check_optimizer, check_parts
 from course_utils.training.rng import rng_state, set_rng_state
 
-FORMAT, VERSION = "course_utils checkpoint", 1
+SEAL = Seal(
+    format="course_utils checkpoint",
+    version="1",
+    noun="checkpoint",
+    again="take an earlier checkpoint, or start again",
+    instead_of_pickle="which is not read here because a pickle can run code: load it with "
+    "torch.load(..., weights_only=True), then save(path, model=...)",
+    instead_of_weights="to read plain weights use safetensors.torch.load_file and model.load_state_dict",
+)
 
 
 @dataclass(frozen=True)
@@ -76,10 +80,7 @@ def save(
         "extra": extra,
     }
     tensors: dict[str, Tensor] = {}
-    text = json.dumps({key: _take_tensors(value, key, tensors) for key, value in tree.items()})
-    header = {"format": FORMAT, "version": str(VERSION), "sha256": _digest(text, tensors), "tree": text}
-    with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, header))
+    SEAL.write(path, {key: _take_tensors(value, key, tensors) for key, value in tree.items()}, tensors)
 
 
 def load(
@@ -166,44 +167,6 @@ def _put_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {k: _put_tensors(v, tensors) for k, v in content}
 
 
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
 def _read(path: Path) -> dict[str, Any]:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected a checkpoint file: name the file inside it")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint {path}: check the path, or start without one (start=0)")
-    blob = path.read_bytes()
-    again = "take an earlier checkpoint, or start again"
-    if not blob:
-        raise ValueError(f"{path} is empty, expected a checkpoint: {again}")
-    try:
-        tensors = safetensors.torch.load(blob)
-        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]).get("__metadata__", {})
-    except (SafetensorError, ValueError) as error:
-        if blob[:4] == b"PK\x03\x04" or blob[:1] == b"\x80":
-            raise ValueError(
-                f"{path} looks like a file of torch.save, which is not read here because a pickle can run code: load "
-                "it with torch.load(..., weights_only=True), then save(path, model=...)"
-            ) from None
-        raise ValueError(
-            f"{path} ({len(blob):,} bytes) is truncated or no checkpoint (safetensors: {error}): {again}"
-        ) from None
-    if header.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is a safetensors file, but no checkpoint of this course (no '{FORMAT}' in its header): to read "
-            "plain weights use safetensors.torch.load_file and model.load_state_dict"
-        )
-    if header.get("version") != str(VERSION):
-        raise ValueError(
-            f"{path} has format version {header.get('version')}, this code reads {VERSION}: update course_utils"
-        )
-    if header.get("sha256") != _digest(header.get("tree", ""), tensors):
-        raise ValueError(f"{path} is damaged (its SHA-256 does not match its content): {again}")
-    return {key: _put_tensors(value, tensors) for key, value in json.loads(header["tree"]).items()}
+    tree, tensors = SEAL.read(path)
+    return {key: _put_tensors(value, tensors) for key, value in tree.items()}

@@ -7,23 +7,27 @@ the caller adds, such as the names of the labels. A SHA-256 notices flipped bits
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
-from torch import Tensor, nn
+from torch import nn
 
-from course_utils.files import atomic_write
+from course_utils.sealed import Seal
 from course_utils.tuning.inject import attach, build, check_name, is_merged
 from course_utils.tuning.layer import Injection, Method
 from course_utils.tuning.names import different, fingerprint, tuned_layers, walk
 
-FORMAT, VERSION = "course_utils adapter", "1"
+SEAL = Seal(
+    format="course_utils adapter",
+    version="1",
+    noun="adapter",
+    again="save or copy it again",
+    instead_of_pickle="which says nothing of rank, layers or base: put the adapter in with inject(), load the tensors, "
+    "and save it with tuning.save",
+    instead_of_weights="plain weights say nothing of rank, layers or base",
+)
 
 
 class Loaded(NamedTuple):
@@ -69,10 +73,7 @@ def save(model: nn.Module, path: str | Path, name: str = "default", *, extra: An
     method = injection.method
     fields = None if method is None else {"class": type(method).__name__, "fields": vars(method)}
     tree = {**vars(injection), "name": name, "method": fields, "extra": extra}
-    text = json.dumps(tree, ensure_ascii=False)
-    header = {"format": FORMAT, "version": VERSION, "sha256": _digest(text, tensors), "tree": text}
-    with atomic_write(path) as file:
-        file.write(safetensors.torch.save(tensors, header))
+    SEAL.write(path, tree, tensors)
 
 
 def load(model: nn.Module, path: str | Path, *, name: str | None = None) -> Loaded:
@@ -88,7 +89,7 @@ def load(model: nn.Module, path: str | Path, *, name: str | None = None) -> Load
         ValueError: the file is empty, truncated, damaged or of another kind; the base differs; tensors are missing,
             left over or of another shape.
     """
-    tree, tensors = _read(Path(path))
+    tree, tensors = SEAL.read(Path(path))
     name = tree["name"] if name is None else name
     check_name(model, name)
     injection = Injection(_method(tree["method"], path), tuple(tree["targets"]), tuple(tree["train"]), tree["base"])
@@ -143,44 +144,3 @@ def _below(kind: type[Method]) -> Iterator[type[Method]]:
 
 def _said(method: Method | None) -> str:
     return "a trained copy" if method is None else repr(method)
-
-
-def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder, expected a file of an adapter: name the file inside it")
-    if not path.exists():
-        raise FileNotFoundError(f"there is no file {path}: check the path")
-    blob = path.read_bytes()
-    if not blob:
-        raise ValueError(f"{path} is empty, expected an adapter: save it again")
-    try:
-        tensors = safetensors.torch.load(blob)
-        header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]).get("__metadata__", {})
-    except (SafetensorError, ValueError) as error:
-        if blob[:4] == b"PK\x03\x04" or blob[:1] == b"\x80":
-            raise ValueError(
-                f"{path} looks like a file of torch.save, which says nothing of rank, layers or base: put the adapter "
-                "in with inject(), load the tensors, and save it with tuning.save"
-            ) from None
-        raise ValueError(
-            f"{path} ({len(blob):,} bytes) is truncated or no adapter (safetensors: {error}): save it again"
-        ) from None
-    if header.get("format") != FORMAT:
-        raise ValueError(
-            f"{path} is a safetensors file, but not of an adapter of this course (no '{FORMAT}' in its header)"
-        )
-    if header.get("version") != VERSION:
-        raise ValueError(
-            f"{path} has format version {header.get('version')}, this code reads {VERSION}: update course_utils"
-        )
-    if header.get("sha256") != _digest(header.get("tree", ""), tensors):
-        raise ValueError(f"{path} is damaged (its SHA-256 does not match its content): save or copy it again")
-    return json.loads(header["tree"]), tensors
