@@ -9,12 +9,14 @@
 #   make test PYTHON=python3.12          choose the interpreter (when .venv is first made)
 #   make test PIP_ARGS="--no-cache-dir"  pass options to pip, such as the index of another build of torch
 #   make test PYTEST_ARGS="-k formats"   pass options to pytest
+#   make test JOBS=4                     as many tests at once (chapters run one after another; 0: all in one process)
 #   make test CONSTRAINTS=               install the newest versions instead of the tested ones
 
 PYTHON = python3
 CONSTRAINTS = -c constraints.txt
 PIP_ARGS =
 PYTEST_ARGS =
+JOBS = 2
 VENV = .venv
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/installed
@@ -25,7 +27,7 @@ book: $(INSTALLED)
 	$(RUN) -m tools.book
 
 test: lint
-	$(RUN) -m pytest --nbmake $(PYTEST_ARGS)
+	$(RUN) -m pytest --nbmake -n $(JOBS) --dist loadgroup --patience 2 $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check

@@ -40,9 +40,13 @@ def _quickest() -> list[Path]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """All with --colab-all. Else one: a test below proves that the set-up cells differ in a number alone."""
+    everything = metafunc.config.getoption("--colab-all")
     if "whole_chapter" in metafunc.fixturenames:
-        chosen = CHAPTERS if metafunc.config.getoption("--colab-all") else _quickest()
+        chosen = CHAPTERS if everything else _quickest()
         metafunc.parametrize("whole_chapter", chosen, ids=lambda path: path.stem)
+    if "exercises" in metafunc.fixturenames:
+        metafunc.parametrize("exercises", SOLUTIONS if everything else SOLUTIONS[:1], ids=lambda path: path.stem)
 
 
 @pytest.fixture(scope="module")
@@ -158,16 +162,24 @@ def test_a_whole_chapter_as_in_colab(whole_chapter: Path, colab: Path, repositor
 
 
 @pytest.mark.parametrize("path", [*CHAPTERS, *SOLUTIONS], ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_the_first_cell_of_every_notebook(path: Path, colab: Path, repository: Path, tmp_path: Path) -> None:
-    nb = nbformat.read(path, as_version=4)
-    nb.cells = [cell for cell in nb.cells if "setup" in cell.metadata.get("tags", [])]
-    assert nb.cells[0].source.count(sync.repository()) == 1
+def test_every_notebook_has_the_set_up_cell_that_is_run_here(path: Path) -> None:
+    assert _setup(path).source == sync.setup_source(path.name[:2])
+    assert _setup(path).source.count(sync.repository()) == 1
+
+
+def test_the_first_cell_of_exercises(exercises: Path, colab: Path, repository: Path, tmp_path: Path) -> None:
     _forget(colab)
-    notebook = tmp_path / "empty" / path.name
+    notebook = tmp_path / "empty" / exercises.name
     notebook.parent.mkdir()
-    nbformat.write(nb, notebook)
+    nbformat.write(nbformat.v4.new_notebook(cells=[_setup(exercises)]), notebook)
     _execute(colab, notebook, _environment(repository))
     assert _importable(colab, "course_utils")
+
+
+def _setup(path: Path) -> nbformat.NotebookNode:
+    """A notebook's one set-up cell."""
+    (cell,) = (c for c in nbformat.read(path, as_version=4).cells if "setup" in c.metadata.get("tags", []))
+    return cell
 
 
 def test_without_the_address_the_first_cell_fails_aloud(colab: Path, repository: Path, tmp_path: Path) -> None:
