@@ -16,7 +16,6 @@ from collections.abc import Callable
 from multiprocessing.connection import wait
 from typing import Any, Literal
 
-import torch
 import torch.distributed as dist
 
 from course_utils.distributed import rank as worker
@@ -49,7 +48,7 @@ def launch(
     timeout: float = 120.0,
     threads: int = 1,
     seed: int = 0,
-    backend: str | None = None,
+    backend: Literal["gloo", "nccl"] = "gloo",
     show: bool = True,
     start_method: Method | None = None,
     **kwargs: Any,
@@ -66,7 +65,8 @@ def launch(
     Args:
         timeout: seconds that the run may take, counted from when all ranks are ready.
         threads: of torch, in each rank.
-        backend: ``"gloo"`` or ``"nccl"``; by default nccl when there is a GPU for each rank, else gloo.
+        backend: ``"gloo"`` moves tensors of the CPU, also on a machine with GPUs; ``"nccl"`` those of the GPU, one for
+            each rank, which ``fn`` has to put them on.
         show: whether prints are shown at all.
         start_method: ``"forkserver"``, or ``"spawn"``, which imports torch anew in each rank and takes seconds for it.
             By default forkserver on Linux; spawn on macOS, whose system libraries do not survive a fork.
@@ -78,8 +78,6 @@ def launch(
     """
     method = _checked(fn, world_size, start_method)
     call = pack(fn, args, kwargs)
-    if backend is None:
-        backend = "nccl" if torch.cuda.device_count() >= world_size else "gloo"
     # The caller hosts the store at a port that the system chose and that stays taken: no two runs can meet.
     store: dist.TCPStore | None = dist.TCPStore("127.0.0.1", 0, world_size, is_master=True, wait_for_workers=False)
     assert store is not None

@@ -33,7 +33,7 @@ class Settings:
     """What every rank is told before it runs."""
 
     environment: dict[str, str]
-    backend: str | None
+    backend: str
     threads: int
     seed: int
     timeout: float
