@@ -18,7 +18,7 @@ Scale = Literal["embedded", "full"]
 
 MINIMUM_PYTHON = (3, 11)
 MINIMUM_TORCH = (2, 9)
-MEMORY_NEEDED = 2.0  # GB; chapters that need more say so on their card and pass it to setup()
+MEMORY_NEEDED = 3.0  # GB; no chapter may say more on its card without passing it to setup()
 
 
 @dataclass(frozen=True)

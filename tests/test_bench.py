@@ -71,8 +71,8 @@ def test_door_prints_lines_and_returns_the_verdict(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["bert"], "there is no benchmark 'bert': choose one of allreduce, vit"),
-        ([], "no benchmark was named: choose one of allreduce, vit"),
+        (["bert"], "there is no benchmark 'bert': choose one of "),
+        ([], "no benchmark was named: choose one of "),
         (["vit", "--repetitions", "3"], "3 repetitions make no median: ask for at least 7"),
     ],
 )

@@ -454,6 +454,14 @@ def test_a_function_that_says_ops_can_be_sent() -> None:
     assert launch(lambda: thing.ops * torch.ones(1).item(), 1) == [3.0]
 
 
+def test_a_function_that_says_config_can_be_sent() -> None:
+    class Thing:
+        config = 3
+
+    thing = Thing()
+    assert launch(lambda: thing.config * dist.get_world_size(), 1) == [3]
+
+
 @pytest.mark.parametrize(
     ("world_size", "error", "message"),
     [

@@ -303,3 +303,20 @@ def test_a_ledger_does_not_count_twice() -> None:
         pass
     assert isinstance(torch.ones(1) + 1, Tensor)  # the mode is gone
     assert ledger.sent() == []
+
+
+def test_a_forward_whose_graph_is_dropped_gives_back_what_it_saved() -> None:
+    """An operator that saves its own result, such as tanh, must not hold itself alive."""
+    x = torch.randn(8, requires_grad=True)
+    with Ledger() as ledger:
+        y = torch.tanh(x).exp()
+        assert ledger.saved > 0
+        del y
+        assert ledger.saved == 0
+        (torch.tanh(x).exp().sum()).backward()
+        assert ledger.saved == 0
+    same = torch.randn(8, requires_grad=True)
+    with Ledger():  # and a second derivative still finds its way through what was saved
+        (first,) = torch.autograd.grad(torch.tanh(same).sum(), same, create_graph=True)
+        (second,) = torch.autograd.grad(first.sum(), same)
+    torch.testing.assert_close(second, -2 * torch.tanh(same) * (1 - torch.tanh(same) ** 2))

@@ -10,7 +10,13 @@ import importlib
 from types import ModuleType
 
 BENCHMARKS = {
+    "adapter": "course_utils.bench.adapter",
     "allreduce": "course_utils.bench.allreduce",
+    "ddp": "course_utils.bench.ddp",
+    "lora": "course_utils.bench.lora",
+    "pipeline": "course_utils.bench.pipeline",
+    "prefix": "course_utils.bench.prefix",
+    "tensor": "course_utils.bench.tensor",
     "vit": "course_utils.bench.vit",
     "vit_every_token": "course_utils.bench.vit_every_token",
 }

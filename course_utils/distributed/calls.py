@@ -174,7 +174,9 @@ def ranks_label(ranks: Iterable[int]) -> str:
 
 
 def sequence_number(group: dist.ProcessGroup) -> int:
-    """How many operations a group has run, by the backend's own count."""
+    """How many operations a group has run, by the backend's own count; 0 where a backend runs none, as torch's fake."""
+    if dist.get_backend(group) == "fake":
+        return 0
     return int(group._get_sequence_number_for_group())  # type: ignore[attr-defined]
 
 

@@ -171,7 +171,8 @@ class _Saved:
     """A tensor that autograd keeps; as long as this object lives, its storage counts."""
 
     def __init__(self, ledger: Ledger, tensor: Tensor, address: int) -> None:
-        self.ledger, self.tensor, self.address = ledger, tensor, address
+        # Detached, for an operator that saves its own result would hold itself alive; autograd attaches it again.
+        self.ledger, self.tensor, self.address = ledger, tensor.detach(), address
         self.size = local(tensor).untyped_storage().nbytes()
         users = ledger._users
         users[address] = users.get(address, 0) + 1

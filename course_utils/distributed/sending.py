@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import inspect
 import io
-import operator
 import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import cloudpickle
-import torch
 
 _REGISTRY = threading.Lock()  # cloudpickle's list of modules to send by value is one for all threads
 
 
 class _Pickler(cloudpickle.Pickler):
-    # A function that uses `torch` and has any attribute called `ops` makes cloudpickle reach for torch.ops itself.
-    dispatch_table = cloudpickle.Pickler.dispatch_table.new_child(
-        {type(torch.ops): lambda ops: (operator.attrgetter("ops"), (torch,))}
-    )
+    def reducer_override(self, obj: Any) -> Any:
+        """Send modules that are of a class of their own by name, like other modules.
+
+        A function that uses `torch` and any name `ops` makes cloudpickle reach for torch.ops; `dist` and `config`, for
+        torch.distributed.config.
+        """
+        if isinstance(obj, ModuleType) and type(obj) is not ModuleType and sys.modules.get(obj.__name__) is obj:
+            return importlib.import_module, (obj.__name__,)
+        return super().reducer_override(obj)
 
 
 def dumps(value: Any) -> bytes:

@@ -102,19 +102,22 @@ class SavedForBackward:
 def saved_for_backward(model: nn.Module) -> Iterator[SavedForBackward]:
     """Count, within the ``with`` block, what a forward pass saves for its backward pass. Shared memory counts once.
 
+    Works on the meta device too, so also for models that no memory here could hold; but there are no fused kernels
+    there, and attention saves what it saves when written out.
+
     The parameters themselves are model state and are left out. A 16-bit tensor that has the shape of a parameter, or of
     its transpose, is taken for a copy that autocast made of it.
     """
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    own = {_address(p) for p in model.parameters()}
     matrices = {shape for p in model.parameters() if p.dim() > 1 for shape in (p.shape, p.flatten(1).shape)}
     matrices |= {shape[::-1] for shape in matrices}
     kept: dict[int, Tensor] = {}  # holding on to them, so that no address is used twice
     saved = SavedForBackward()
 
     def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own and storage.data_ptr() not in kept:
-            kept[storage.data_ptr()] = tensor
+        storage, address = tensor.untyped_storage(), _address(tensor)
+        if address not in own and address not in kept:
+            kept[address] = tensor
             saved.shapes.append((str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), storage.nbytes()))
             if tensor.dtype.itemsize == 2 and tensor.shape in matrices:
                 saved.weight_copies += storage.nbytes()
@@ -125,6 +128,11 @@ def saved_for_backward(model: nn.Module) -> Iterator[SavedForBackward]:
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         yield saved
     kept.clear()
+
+
+def _address(tensor: Tensor) -> int:
+    storage = tensor.untyped_storage()
+    return storage.data_ptr() or storage._cdata  # on the meta device no storage has an address of its own
 
 
 def encoder_layer_activations(config: EncoderConfig, tokens: int, *, autocast: bool = False) -> int:

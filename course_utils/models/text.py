@@ -153,8 +153,7 @@ class TextModel(nn.Module):
             x = self.tokens(input_ids, attention_mask, *args, **kwargs)  # [B, N, D]
             if attention_mask is None:
                 return x.mean(dim=1)
-            real = self._checked_mask(attention_mask, x, input_ids)  # [B, N]
-            assert real is not None
+            real = F.pad(attention_mask, (x.shape[1] - attention_mask.shape[1], 0), value=1)  # those put in front, too
             weights = real[..., None].to(x.dtype)  # [B, N, 1]
             return (x * weights).sum(dim=1) / weights.sum(dim=1)
         read = 1 if self.config.skip_unread else None
@@ -205,7 +204,7 @@ class TextModel(nn.Module):
             positions = torch.arange(words.shape[1], device=words.device)
         types = words.new_zeros(1, dtype=torch.long) if token_types is None else token_types
         if token_types is not None and input_ids is not None:
-            types = F.pad(token_types, (words.shape[1] - input_ids.shape[1], 0))
+            types = F.pad(token_types, (words.shape[1] - input_ids.shape[1], 0))  # what was put in front is of type 0
         x = words + self._rows("token_types", self.token_type_embedding, types)
         x = x + self._rows("positions", self.position_embedding, positions)
         return self.dropout(self.embedding_norm(x))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -68,7 +69,7 @@ def build(model: nn.Module, method: Method | None, targets: Sequence[str], train
                 "them, so that an adapter would be skipped: use a model that calls its layers, such as "
                 "course_utils.models.Encoder"
             )
-    adapters = {path: method.adapter(bare[path], path) for path in targets} if method else {}
+    adapters = method.adapters({path: bare[path] for path in targets}) if method else {}
     return adapters | {path: FullCopy(bare[path]) for path in train}
 
 
@@ -143,6 +144,30 @@ def unmerge(model: nn.Module) -> None:
         if layer.originals:
             layer.base.load_state_dict(layer.base.state_dict() | layer.originals)
             layer.originals = {}
+
+
+def fold(model: nn.Module, name: str = "default") -> None:
+    """Replace an adapter by what it has learned, without the network that only its training needed, such as the one
+    that writes a prompt. The model computes the same; the optimizer of the training is of no use any more.
+
+    Raises:
+        ValueError: no such adapter.
+    """
+    layers = [layer for _, layer in tuned_layers(model) if name in layer.adapters]
+    if not layers:
+        raise ValueError(f"the model has no adapter {name!r} to fold: inject one first")
+    for layer in layers:
+        adapter = layer.adapters[name]
+        assert isinstance(adapter, Adapter)
+        trained = any(parameter.requires_grad for parameter in adapter.parameters())
+        with torch.no_grad():
+            folded = adapter.eval().folded()  # without dropout
+        layer.adapters[name] = folded.train(layer.training).requires_grad_(trained)
+    injection = layers[0].injections[name]
+    if injection.method is not None:
+        injection = replace(injection, method=injection.method.folded())
+    for layer in layers:
+        layer.injections[name] = injection
 
 
 def unload(model: nn.Module) -> None:

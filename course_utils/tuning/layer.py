@@ -8,6 +8,7 @@ model itself needs to know nothing of this: any ``nn.Module`` that *calls* its l
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -28,6 +29,10 @@ class Adapter(nn.Module):
             f"a {type(self).__name__} cannot be merged into the weights of a {type(base).__name__}: keep the adapter"
         )
 
+    def folded(self) -> Adapter:
+        """The adapter without what only its training needed; by default all of it is needed."""
+        return self
+
 
 class Method:
     """What is put round a layer. A method is a frozen dataclass of numbers, text and tuples, so that it can be saved
@@ -38,6 +43,14 @@ class Method:
     def adapter(self, base: nn.Module, name: str) -> Adapter:
         """A fresh adapter for one layer; ``name`` is the layer's name in the model."""
         raise NotImplementedError
+
+    def adapters(self, bases: Mapping[str, nn.Module]) -> dict[str, Adapter]:
+        """Fresh adapters for all layers, by name; a method whose layers share parameters makes them together."""
+        return {name: self.adapter(base, name) for name, base in bases.items()}
+
+    def folded(self) -> Method:
+        """The method of which the folded adapters are (see :meth:`Adapter.folded`)."""
+        return self
 
 
 class FullCopy(Adapter):

@@ -1,6 +1,7 @@
 """The students' copies follow from the solutions and give nothing away."""
 
 import copy
+import re
 
 import nbformat
 import pytest
@@ -50,7 +51,9 @@ def test_a_solution_that_changes_is_noticed(tmp_path, monkeypatch, capsys):
     assert exercises.main(["--check"]) == 1  # there is no copy yet
     assert exercises.main([]) == 0
     assert exercises.main(["--check"]) == 0
-    path.write_text(path.read_text(encoding="utf-8").replace("Easy, 15 minutes", "Easy, 16 minutes"), encoding="utf-8")
+    before = path.read_text(encoding="utf-8")
+    path.write_text(re.sub(r", \d+ minutes", ", 61 minutes", before, count=1), encoding="utf-8")
+    assert path.read_text(encoding="utf-8") != before
     capsys.readouterr()
     assert exercises.main(["--check"]) == 1
     assert "out of step; run python -m tools.exercises" in capsys.readouterr().out

@@ -1,0 +1,71 @@
+"""The memory of all tensors that are alive, operation by operation: on a CPU, what a GPU's allocator would report."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, UntypedStorage
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.weak import WeakIdKeyDictionary
+
+
+class LiveMemory(TorchDispatchMode):
+    """Follow the bytes of all tensors through a ``with`` block, whoever holds them.
+
+    A storage counts from the operation that made it until its last tensor is gone. What kernels use for themselves
+    while they run is not seen.
+
+    ::
+
+        with LiveMemory(model.parameters()) as live:
+            loss = model(x).sum()
+            live.mark("forward")
+            loss.backward()
+        live.peak
+
+    Args:
+        already: tensors that exist before the block and are to count.
+
+    Attributes:
+        now: bytes alive at this moment.
+        peak: the most there have been.
+        trace: ``now`` after each operation that made or freed memory.
+        marks: ``(name, index into trace, bytes)`` of each :meth:`mark`.
+    """
+
+    def __init__(self, already: Iterable[Tensor] = ()) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.trace: list[int] = []
+        self.marks: list[tuple[str, int, int]] = []
+        self._known = WeakIdKeyDictionary()
+        for tensor in already:
+            self._count(tensor.untyped_storage())
+        self.trace.append(self.now)
+
+    def mark(self, name: str) -> None:
+        """Give this moment a name."""
+        self.trace.append(self.now)
+        self.marks.append((name, len(self.trace) - 1, self.now))
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage())
+        if self.now != self.trace[-1]:
+            self.trace.append(self.now)
+        return result
+
+    def _count(self, storage: UntypedStorage) -> None:
+        if storage not in self._known:
+            self._known[storage] = True
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._free, storage.nbytes()).atexit = False
+
+    def _free(self, size: int) -> None:
+        self.now -= size

@@ -1,0 +1,197 @@
+"""What can be chosen: one typed, checked, unchangeable object, from a YAML or JSON file, the command line, or Python.
+
+Every key is read by something. A key that the chosen tactic does not read is refused: ``rank`` with ``tactic="head"``
+would be believed to matter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+import yaml  # type: ignore[import-untyped]
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from course_utils.data.news import SPLITS
+
+Tactic = Literal["full", "head", "prompt", "prefix", "p_tuning", "p_tuning_v2", "adapter", "lora", "ia3"]
+TACTICS: tuple[str, ...] = get_args(Tactic)
+
+# Full fine-tuning moves every weight of a trained model and wants the smallest steps; vectors that start from nothing,
+# and a single new layer, want large ones. These are for the embedded encoder; larger ones want somewhat less.
+HEAD_RATES = {"head": 1e-2, "prompt": 1e-2, "p_tuning_v2": 1e-2}  # the others: 3e-3
+LEARNING_RATES = {
+    "full": 3e-4,
+    "head": None,
+    "prompt": 3e-2,
+    "prefix": 3e-3,
+    "p_tuning": 3e-3,
+    "p_tuning_v2": 1e-2,
+    "adapter": 1e-3,
+    "lora": 2e-3,
+    "ia3": 1e-2,
+}
+READ_BY = {  # keys that only some tactics read
+    "lr": set(TACTICS) - {"head"},
+    "rank": {"lora"},
+    "alpha": {"lora"},
+    "lora_dropout": {"lora"},
+    "targets": {"lora"},
+    "width": {"adapter"},
+    "length": {"prompt", "prefix", "p_tuning", "p_tuning_v2"},
+    "hidden": {"prefix", "p_tuning"},
+}
+
+
+class Config(BaseModel):
+    """One run. ``Config(tactic="head", epochs=5)``; see :func:`load_config` for files."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    train: str = Field("train", description="titles to train on: a JSON Lines file, or a split of the embedded ones")
+    validation: str = Field("validation", description="titles that choose: when to stop, which epoch is best")
+    test: str = Field("test", description="titles that report, looked at once")
+    base: str = Field("embedded", description="'embedded', a folder or file of a BERT, or its name on the hub")
+    pool: Literal["own", "cls", "mean"] = Field("own", description="what the head reads; 'own' as the base was made")
+    max_length: int = Field(48, ge=3, description="tokens of a title, [CLS] and [SEP] among them; longer ones are cut")
+
+    tactic: Tactic = Field("lora", description="what is trained, beside the head")
+    library: Literal["ours", "peft"] = Field("ours", description="whose implementation of the tactic")
+    rank: int = Field(8, ge=1, description="of LoRA")
+    alpha: float = Field(16.0, gt=0, description="LoRA's update is scaled by alpha / rank")
+    lora_dropout: float = Field(0.0, ge=0, lt=1, description="share of LoRA's inputs dropped")
+    targets: tuple[str, ...] = Field(("q_proj", "k_proj", "v_proj"), min_length=1, description="layers LoRA goes round")
+    width: int = Field(32, ge=1, description="of the adapters' bottleneck")
+    length: int = Field(10, ge=1, description="vectors of a prompt, or keys and values of a prefix")
+    hidden: int = Field(128, ge=1, description="units of the network that writes the prompt, or the prefix")
+
+    epochs: int = Field(6, ge=1, description="passes over the training titles, at most")
+    patience: int = Field(3, ge=1, description="stop after so many epochs without a better validation accuracy")
+    batch_size: int = Field(32, ge=1, description="titles of one step, of all processes together")
+    accumulate: int = Field(1, ge=1, description="batches of one optimizer step")
+    lr: float | None = Field(None, gt=0, description="learning rate of the tactic; by default one that suits it")
+    head_lr: float | None = Field(None, gt=0, description="learning rate of the head, which starts from nothing")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="of the rates, after warm-up")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the rates rise from zero")
+    weight_decay: float = Field(0.01, ge=0, description="of AdamW, for matrices")
+    clip: float | None = Field(1.0, gt=0, description="largest norm of a gradient")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of matrix products")
+    seed: int = Field(987, ge=0, description="of everything that is drawn")
+
+    output: str = Field("output", description="folder of runs; this one is in its subfolder named as the tactic")
+    resume: bool = Field(False, description="go on where last.safetensors stands")
+    overwrite: bool = Field(False, description="replace a run that is there")
+    processes: int = Field(1, ge=1, le=64, description="on this machine; on several start with torchrun")
+
+    @property
+    def folder(self) -> Path:
+        """Where the run's files are."""
+        return Path(self.output) / self.tactic
+
+    @property
+    def tactic_lr(self) -> float:
+        """The learning rate of all that is trained but the head."""
+        return self.lr or LEARNING_RATES[self.tactic] or self.head_rate
+
+    @property
+    def head_rate(self) -> float:
+        """The learning rate of the head."""
+        return self.head_lr or HEAD_RATES.get(self.tactic, 3e-3)
+
+    @field_validator("base", "train", "validation", "test")
+    @classmethod
+    def _from_any_directory(cls, value: str) -> str:
+        """A path is made absolute, so that a saved run finds it from elsewhere; names stay names."""
+        path = Path(value).expanduser()
+        return str(path.resolve()) if value not in (*SPLITS, "embedded") and path.exists() else value
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Self:
+        for key in self.model_fields_set & READ_BY.keys():
+            value = getattr(self, key)
+            if self.tactic not in READ_BY[key] and value != type(self).model_fields[key].default:
+                tactics = ", ".join(tactic for tactic in TACTICS if tactic in READ_BY[key])
+                raise ValueError(f"{key} is {value!r}, but tactic {self.tactic} does not read it: only {tactics} do")
+        if self.library == "peft" and self.tactic in ("full", "head", "adapter"):
+            raise ValueError(f"peft has nothing for tactic {self.tactic}: choose library ours")
+        if self.resume and self.overwrite:
+            raise ValueError("resume goes on with the run that overwrite would remove: choose one of them")
+        if self.batch_size % self.processes:
+            raise ValueError(
+                f"batch_size {self.batch_size} cannot be split over {self.processes} processes: choose a multiple, "
+                f"such as {(self.batch_size // self.processes + 1) * self.processes}"
+            )
+        return self
+
+
+def load_config(file: str | Path | None = None, **choices: Any) -> Config:
+    """The configuration in a YAML or JSON file, or the default one, with single keys changed.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or holds unknown keys or values that do not fit; each in a sentence.
+    """
+    return checked(
+        {**({} if file is None else _read(Path(file))), **choices}, "the options" if file is None else str(file)
+    )
+
+
+def checked(choices: Mapping[str, Any], where: str) -> Config:
+    """A :class:`Config`, or a ``ValueError`` that says of each key what was found, what was expected and what to do."""
+    try:
+        return Config.model_validate(choices)
+    except ValidationError as error:
+        raise ValueError(f"{where}: " + "; ".join(_sentence(dict(fault)) for fault in error.errors())) from None
+
+
+def from_command_line(arguments: list[str] | None, description: str) -> Config:
+    """The configuration from ``--config FILE`` and one option for each key, which wins over the file."""
+    parser = argparse.ArgumentParser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
+    parser.add_argument("--config", help="a YAML or JSON file with any of the keys below")
+    for key, field in Config.model_fields.items():
+        more: dict[str, Any] = {}
+        if field.annotation is bool:
+            more = {"action": argparse.BooleanOptionalAction}
+        elif isinstance(field.default, tuple):
+            more = {"nargs": "+"}
+        default = "by tactic" if key in ("lr", "head_lr") else field.default
+        parser.add_argument(f"--{key}", help=f"{field.description} (default: {default})".replace("%", "%%"), **more)
+    found = vars(parser.parse_args(arguments))
+    file = found.pop("config", None)
+    return load_config(file, **{key: None if value == "none" else value for key, value in found.items()})
+
+
+def _read(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise FileNotFoundError(f"there is no configuration file {file}: check the path")
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (ValueError, yaml.YAMLError) as error:
+        kind = "JSON" if file.suffix == ".json" else "YAML"
+        raise ValueError(
+            f"{file} is no {kind} ({' '.join(str(error).split())}): write lines such as tactic: lora"
+        ) from None
+    if content is None:
+        raise ValueError(f"{file} is empty: write lines such as tactic: lora, or leave out the file")
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} holds a {type(content).__name__}, expected keys with values, such as tactic: lora")
+    return {str(key): value for key, value in content.items()}
+
+
+def _sentence(fault: Mapping[str, Any]) -> str:
+    """One complaint of pydantic's, in the words of this course."""
+    if not fault["loc"]:
+        return str(fault["msg"]).removeprefix("Value error, ")
+    key = str(fault["loc"][0])
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, Config.model_fields, n=2, cutoff=0.5)
+        return f"unknown key {key!r}: " + (
+            f"did you mean {' or '.join(near)}?" if near else f"use {', '.join(Config.model_fields)}"
+        )
+    expected = str(fault["msg"]).replace("Input should be", "expected").replace("input should be", "expected")
+    return f"{key} is {fault['input']!r}, {expected[0].lower() + expected[1:]} ({Config.model_fields[key].description})"

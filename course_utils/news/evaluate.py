@@ -1,0 +1,145 @@
+"""How good a run is: accuracy and its interval, macro-F1, a table by label, and the confusions.
+
+python -m course_utils.news.evaluate [output/lora] [--data test] [--picture confusion.png] [--json]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
+from torch import Tensor
+
+from course_utils.data.news import LABELS, LABELS_ENGLISH, load_titles
+from course_utils.news.loader import Encoded, encode, in_order
+from course_utils.news.model import TitleModel
+from course_utils.news.runs import open_run
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a set of answers is worth; shares from 0 to 1.
+
+    Args:
+        titles: how many there were.
+        accuracy: share of right answers.
+        interval: 95 % of the accuracies of sets drawn from this one, with replacement, lie in it.
+        macro_f1: mean over the labels of F1, so that a rare label counts as much as a common one.
+        majority: accuracy of always answering the commonest label.
+        by_label: precision, recall, F1 and number of titles of each label; a label that nobody has or answers scores 0.
+        confusion: ``[18][18]`` counts: row the label, column the answer.
+    """
+
+    titles: int
+    accuracy: float
+    interval: tuple[float, float]
+    macro_f1: float
+    majority: float
+    by_label: dict[str, dict[str, float]]
+    confusion: list[list[int]]
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        lines = [f"{'label':<8}{'precision':>11}{'recall':>9}{'F1':>8}{'titles':>9}"]
+        for label, row in self.by_label.items():  # a Chinese character is two columns wide
+            values = f"{row['precision']:>11.3f}{row['recall']:>9.3f}{row['f1']:>8.3f}{row['titles']:>9.0f}"
+            lines.append(label + " " * (8 - 2 * len(label)) + values)
+        lines += [
+            f"accuracy {self.accuracy:.3f} ({low:.3f} to {high:.3f}), macro-F1 {self.macro_f1:.3f}, "
+            f"{self.titles} titles",
+            f"majority {self.majority:.3f}: always the commonest label",
+        ]
+        return "\n".join(lines)
+
+
+def report(labels: Tensor, answers: Tensor, *, seed: int = 0) -> Report:
+    """Compare ``[titles]`` labels with ``[titles]`` answers, integers from 0 to 17.
+
+    Raises:
+        ValueError: there are none, or not equally many of both.
+    """
+    if not len(labels) or labels.shape != answers.shape:
+        shapes = f"{list(labels.shape)} labels and {list(answers.shape)} answers"
+        raise ValueError(f"{shapes}: give at least one title, and one answer for each")
+    numbers = np.arange(len(LABELS))
+    y, guess = labels.numpy(), answers.numpy()
+    parts = precision_recall_fscore_support(y, guess, labels=numbers, zero_division=0)
+    right = y == guess
+    draws = np.random.default_rng(seed).integers(len(right), size=(RESAMPLES, len(right)))
+    low, high = np.quantile(right[draws].mean(1), [0.025, 0.975])
+    rows = zip(*parts, strict=True)
+    return Report(
+        titles=len(right),
+        accuracy=float(right.mean()),
+        interval=(float(low), float(high)),
+        macro_f1=float(parts[2][parts[3] > 0].mean()),
+        majority=float(np.bincount(y).max() / len(y)),
+        by_label={
+            label: dict(zip(("precision", "recall", "f1", "titles"), map(float, row), strict=True))
+            for label, row in zip(LABELS, rows, strict=True)
+        },
+        confusion=confusion_matrix(y, guess, labels=numbers).tolist(),
+    )
+
+
+@torch.inference_mode()
+def logits(model: TitleModel, data: Encoded, batch_size: int = 64) -> Tensor:
+    """The model's logits for all titles in their order, ``[titles, 18]``, with dropout off meanwhile."""
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        return torch.cat([model(x.to(device)).float().cpu() for x, _ in in_order(data, batch_size)])
+    finally:
+        model.train(was_training)
+
+
+def evaluate(model: TitleModel, data: Encoded, batch_size: int = 64) -> Report:
+    """The report of a model on labelled titles."""
+    return report(data.labels, logits(model, data, batch_size).argmax(-1))
+
+
+def picture(found: Report, path: str | Path) -> None:
+    """Draw the confusions to a file; the kind (png, svg, pdf) is told by its name. The right answers, on the diagonal,
+    are left white: what is left are the mistakes."""
+    from matplotlib.figure import Figure  # the object-oriented door: no window, no global state
+
+    counts = np.array(found.confusion, dtype=float)
+    np.fill_diagonal(counts, np.nan)
+    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="answered", ylabel="label", title=f"{int(np.nansum(counts))} mistakes")
+    image = axes.imshow(counts, cmap="Blues", vmin=0)
+    axes.set_xticks(range(len(LABELS)), LABELS_ENGLISH, rotation=90)
+    axes.set_yticks(range(len(LABELS)), LABELS_ENGLISH)
+    figure.colorbar(image, label="titles")
+    figure.savefig(path)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Score a run on labelled titles.")
+    parser.add_argument("run", nargs="?", default="output/lora", help="a run's folder, or a checkpoint")
+    parser.add_argument("--data", help="a split or a JSON Lines file; by default the test titles of the run")
+    parser.add_argument("--base", help="where the base lies now, if it was moved since")
+    parser.add_argument("--picture", help="a file for the picture of confusions, such as confusion.png")
+    parser.add_argument("--json", action="store_true", help="print everything as one JSON object")
+    options = parser.parse_args(arguments)
+    try:
+        config, built = open_run(options.run, **({"base": options.base} if options.base else {}))
+        titles = load_titles(options.data or config.test)
+        found = evaluate(built.model, encode(titles, built.tokenizer, built.pad))
+        if options.picture:
+            picture(found, options.picture)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    print(json.dumps(asdict(found), ensure_ascii=False) if options.json else found)
+
+
+if __name__ == "__main__":
+    main()

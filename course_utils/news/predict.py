@@ -1,0 +1,112 @@
+"""Label titles: from arguments, a file with one title a line, or standard input.
+
+python -m course_utils.news.predict "补时绝平，门将头球破门" --top 3
+python -m course_utils.news.predict --run output/head --file titles.txt --json
+cat titles.txt | python -m course_utils.news.predict
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from course_utils.data.news import LABELS, Title
+from course_utils.news.evaluate import logits
+from course_utils.news.loader import encode
+from course_utils.news.model import Built
+from course_utils.news.runs import open_run
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A title and its labels, the most probable first.
+
+    The probabilities are the softmax of the logits: what the model says, not how often it is right.
+    """
+
+    title: str
+    labels: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """The most probable label."""
+        return self.labels[0]
+
+
+def predict(built: Built, titles: Sequence[str], top: int = 1) -> list[Prediction]:
+    """The ``top`` labels of each title, with probabilities.
+
+    Raises:
+        ValueError: no titles, an empty one, or a ``top`` outside 1 to 18.
+    """
+    if not 1 <= top <= len(LABELS):
+        raise ValueError(f"top is {top}, expected 1 to {len(LABELS)}, the number of labels")
+    if isinstance(titles, str):
+        raise ValueError(f"titles is the text {titles[:20]!r}: give a list of titles, such as [title]")
+    if not titles:
+        raise ValueError("there is no title to label: give some as arguments, in a file, or on standard input")
+    for number, title in enumerate(titles, start=1):
+        if not isinstance(title, str) or not title.strip():
+            raise ValueError(
+                f"title {number} is {title!r}, expected a text that is not empty: write it or leave it out"
+            )
+    data = encode(
+        [Title(LABELS[0], title.strip()) for title in titles], built.tokenizer, built.pad
+    )  # any label will do
+    best = logits(built.model, data).softmax(-1).topk(top)
+    return [
+        Prediction(title.strip(), tuple(LABELS[i] for i in numbers), tuple(shares))
+        for title, numbers, shares in zip(titles, best.indices.tolist(), best.values.tolist(), strict=True)
+    ]
+
+
+def read_titles(file: Path | None) -> list[str]:
+    """The lines of a file, or of standard input, that are not blank."""
+    lines: Iterable[str]
+    if file is None:
+        lines = sys.stdin
+    elif not file.is_file():
+        raise FileNotFoundError(f"there is no file {file}: check the path")
+    else:
+        try:
+            lines = file.read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(
+                f"{file} is not UTF-8 (byte {error.object[error.start]:#04x}): convert it, for GBK with "
+                "iconv -f GB18030 -t UTF-8 FILE > NEW"
+            ) from None
+    return [line.strip() for line in lines if line.strip()]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Label Chinese news titles.")
+    parser.add_argument("titles", nargs="*", help="titles; without any, lines of --file or of standard input")
+    parser.add_argument("--file", type=Path, help="a UTF-8 text with one title a line")
+    parser.add_argument("--run", default="output/lora", help="a run's folder, or a checkpoint")
+    parser.add_argument("--base", help="where the base lies now, if it was moved since")
+    parser.add_argument("--top", type=int, default=1, help="how many labels to name for each title")
+    parser.add_argument("--json", action="store_true", help="print one JSON object a line")
+    options = parser.parse_args(arguments)
+    try:
+        if options.titles and options.file:
+            raise ValueError("titles came as arguments and in --file: choose one of them")
+        titles = options.titles or read_titles(options.file)
+        _, built = open_run(options.run, **({"base": options.base} if options.base else {}))
+        found = predict(built, titles, options.top)
+    except (ValueError, OSError, ModuleNotFoundError) as error:
+        sys.exit(f"error: {error}")
+    for each in found:
+        shares = dict(zip(each.labels, each.probabilities, strict=True))
+        if options.json:
+            print(json.dumps({"title": each.title, "labels": shares}, ensure_ascii=False))
+        else:
+            print(" ".join(f"{label} {share:.3f}" for label, share in shares.items()), each.title, sep="\t")
+
+
+if __name__ == "__main__":
+    main()
