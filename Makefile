@@ -9,7 +9,7 @@
 #   make test PYTHON=python3.12          choose the interpreter (when .venv is first made)
 #   make test PIP_ARGS="--no-cache-dir"  pass options to pip, such as the index of another build of torch
 #   make test PYTEST_ARGS="-k formats"   pass options to pytest
-#   make test JOBS=4                     as many tests at once (chapters run one after another; 0: all in one process)
+#   make test JOBS=4                     as many tests at once (0: one after another, in one process)
 #   make test CONSTRAINTS=               install the newest versions instead of the tested ones
 
 PYTHON = python3
@@ -27,7 +27,7 @@ book: $(INSTALLED)
 	$(RUN) -m tools.book
 
 test: lint
-	$(RUN) -m pytest --nbmake -n $(JOBS) --dist loadgroup --patience 2 $(PYTEST_ARGS)
+	$(RUN) -m pytest --nbmake -n $(JOBS) --dist loadfile --no-loadscope-reorder --patience 2 $(PYTEST_ARGS)
 
 lint: $(INSTALLED)
 	$(RUN) -m ruff check

@@ -20,7 +20,6 @@ from nbmake.pytest_items import (  # type: ignore[import-untyped]
 
 from tools import execution, judge
 
-BOOK_TESTS = Path(__file__).parent / "tests" / "book"  # they read the executed chapters: one worker runs both, in order
 collect_ignore = ["notebooks/exercises"]  # the students' copies: their stubs raise until a student has written them
 
 
@@ -82,12 +81,7 @@ def pytest_collect_file(file_path: Path) -> Generator[None, list[Any], list[Any]
     ]
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("loadgroup", default=False):  # set in each worker of pytest-xdist
-        for item in items:
-            together = isinstance(item, ChapterItem) or item.path.is_relative_to(BOOK_TESTS)
-            item.add_marker(pytest.mark.xdist_group("book" if together else item.path.as_posix()))
     # Chapters first: the tests that open the built book then find them executed, and nothing runs twice.
     items.sort(key=lambda item: not isinstance(item, ChapterItem))
     if config.getoption("--stale"):

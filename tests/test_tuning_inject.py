@@ -234,7 +234,7 @@ def test_a_method_of_ones_own_reaches_attention_itself(tmp_path: Path) -> None:
     """The seam for prefix tuning: keys and values before the text's, the encoder untouched."""
 
     @dataclass(frozen=True)
-    class Prefix(Method):
+    class KeysInFront(Method):
         length: int = 3
 
         def adapter(self, base: nn.Module, name: str) -> Adapter:
@@ -259,7 +259,7 @@ def test_a_method_of_ones_own_reaches_attention_itself(tmp_path: Path) -> None:
 
     model = make()
     mask = torch.arange(7) < torch.tensor([[7], [3], [5], [1], [7], [2]])
-    inject(model, Prefix(), ["attention", "k_proj", "v_proj"])
+    inject(model, KeysInFront(), ["attention", "k_proj", "v_proj"])
     assert count(model).trainable == 2 * 2 * 3 * 16
     attention = make().encoder.layers[0].attention
     x = make().embed(IDS)

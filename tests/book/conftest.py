@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from playwright.sync_api import Browser, sync_playwright
 from site_window import Window
 
@@ -30,9 +31,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def site() -> Path:
-    """The folder of the site, built from what is in the checkout now."""
-    return build()
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the site, built from what is in the checkout now: once, also for several workers."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    with FileLock(shared / "site.lock"):
+        built = shared / "site.txt"
+        if not built.exists():
+            built.write_text(str(build()), "utf8")
+    return Path(built.read_text("utf8"))
 
 
 @pytest.fixture(scope="session")
