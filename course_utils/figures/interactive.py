@@ -1,7 +1,8 @@
 """Interactive figures that need no kernel and no widget library: plain HTML and JavaScript in the cell's output.
 
-A figure ``name`` is a file ``js/name.js`` that ends in a function ``mount(root, data)``. The script runs in Jupyter, in
-Colab and on the book's static page alike. What it computes is compared with the package in the tests.
+A figure ``name`` is a file ``js/name.js`` that ends in a function ``mount(root, data)``. What all of them draw with
+stands once, in ``js/interactive.js``, and their style in ``js/interactive.css``. The script runs in Jupyter, in Colab
+and on the book's static page alike. What it computes is compared with the package in the tests.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from importlib.resources import files
 from typing import Any
 
 from IPython.display import HTML
+
+SHARED = "interactive"  # no figure: what is put before each
 
 
 def interactive(name: str, data: Any = None, *, label: str) -> HTML:
@@ -26,12 +29,14 @@ def interactive(name: str, data: Any = None, *, label: str) -> HTML:
     """
     folder = files("course_utils.figures") / "js"
     script = folder / f"{name}.js"
-    if not script.is_file():
-        known = ", ".join(sorted(p.name.removesuffix(".js") for p in folder.iterdir() if p.name.endswith(".js")))
+    if name == SHARED or not script.is_file():
+        scripts = {p.name.removesuffix(".js") for p in folder.iterdir() if p.name.endswith(".js")}
+        known = ", ".join(sorted(scripts - {SHARED}))
         raise ValueError(f"there is no interactive figure {name!r}; there are: {known}")
     payload = json.dumps(data, allow_nan=False).replace("</", "<\\/")
     ident = f"{name}-{hashlib.sha256(payload.encode()).hexdigest()[:8]}"
-    style, code = (folder / "interactive.css").read_text("utf-8"), script.read_text("utf-8")
+    style, shared = ((folder / f"{SHARED}.{kind}").read_text("utf-8") for kind in ("css", "js"))
+    code = f"{shared}\n{script.read_text('utf-8')}"
     return _Interactive(
         f'<div class="course-interactive" id="{ident}" role="group" '
         f'aria-label="{html.escape(label, quote=True)}"></div>\n'

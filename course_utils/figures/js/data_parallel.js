@@ -23,17 +23,6 @@ function speedUp(ranks, s) { // samples per second, relative to one rank
 }
 
 function mount(root, data) {
-  const element = (tag, attributes = {}, ...children) => {
-    const e = Object.assign(document.createElement(tag), attributes);
-    e.append(...children);
-    return e;
-  };
-  const svg = (tag, attributes, ...children) => {
-    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
-    e.append(...children);
-    return e;
-  };
   const WIDTH = 640, controls = element("div", { className: "controls" }), inputs = {};
   const choose = (name, text, options) => {
     inputs[name] = element("select");

@@ -35,11 +35,6 @@ function encode(f, x) {
 }
 
 function mount(root, data) {
-  const element = (tag, attributes = {}, ...children) => {
-    const e = Object.assign(document.createElement(tag), attributes);
-    e.append(...children);
-    return e;
-  };
   const select = element("select");
   for (const f of data.formats) select.append(element("option", { value: f.name, textContent: `${f.name}  (1/${f.exponent_bits}/${f.mantissa_bits})` }));
   const input = element("input", { type: "text", inputMode: "decimal", spellcheck: false });

@@ -21,17 +21,6 @@ function shares(sizes, shift, bounds) {
 }
 
 function mount(root, data) {
-  const element = (tag, attributes = {}, ...children) => {
-    const e = Object.assign(document.createElement(tag), attributes);
-    e.append(...children);
-    return e;
-  };
-  const svgElement = (tag, attributes, text = "") => {
-    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
-    e.textContent = text;
-    return e;
-  };
   const LOW = -64, HIGH = 20, WIDTH = 640, HEIGHT = 190, FLOOR = 160;
   const x = power => (power - LOW) / (HIGH - LOW) * WIDTH;
 
@@ -40,7 +29,7 @@ function mount(root, data) {
   const slider = (min, max, value) => element("input", { type: "range", min, max, step: 1, value });
   const images = slider(data.base, 26, data.images), scale = slider(0, 40, data.scale);
   const imagesText = element("span", { className: "value" }), scaleText = element("span", { className: "value" });
-  const drawing = svgElement("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", fill: "currentColor" });
+  const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", fill: "currentColor" });
   drawing.style.cssText = "width:100%;height:auto;display:block";
   const result = element("output", { className: "value" }), note = element("output", { className: "note" });
   const legend = element("div", { className: "controls" });
@@ -77,17 +66,17 @@ function mount(root, data) {
     const highest = Math.max(...[...bins.values()].map(c => c.reduce((a, b) => a + b)));
     drawing.replaceChildren();
     const from = Math.max(x(bounds[0]), 0), to = Math.min(x(bounds[2]), WIDTH);
-    drawing.append(svgElement("rect", { x: from, y: 18, width: to - from, height: FLOOR - 18, fill: "#009E73", "fill-opacity": 0.14 }));
-    drawing.append(svgElement("text", { x: (from + to) / 2, y: 13, "text-anchor": "middle", "font-size": 12 }, `${f.name} has numbers here`));
+    drawing.append(svg("rect", { x: from, y: 18, width: to - from, height: FLOOR - 18, fill: "#009E73", "fill-opacity": 0.14 }));
+    drawing.append(svg("text", { x: (from + to) / 2, y: 13, "text-anchor": "middle", "font-size": 12 }, `${f.name} has numbers here`));
     for (const [bin, counts] of bins) {
       let y = FLOOR;
       counts.forEach((count, i) => {
         const height = count / highest * (FLOOR - 30);
-        if (count) drawing.append(svgElement("rect", { x: x(bin) + 0.5, y: y -= height, width: x(1) - x(0) - 1, height, fill: KINDS[i][1] }));
+        if (count) drawing.append(svg("rect", { x: x(bin) + 0.5, y: y -= height, width: x(1) - x(0) - 1, height, fill: KINDS[i][1] }));
       });
     }
-    drawing.append(svgElement("rect", { x: 0, y: FLOOR, width: WIDTH, height: 1 }));
-    for (let p = LOW + 4; p < HIGH; p += 10) drawing.append(svgElement("text", { x: x(p), y: FLOOR + 17, "text-anchor": "middle", "font-size": 12 }, power(p)));
+    drawing.append(svg("rect", { x: 0, y: FLOOR, width: WIDTH, height: 1 }));
+    for (let p = LOW + 4; p < HIGH; p += 10) drawing.append(svg("text", { x: x(p), y: FLOOR + 17, "text-anchor": "middle", "font-size": 12 }, power(p)));
 
     const parts = shares(data.sizes, shift, bounds);
     result.textContent = KINDS.map(([name], i) => `${name} ${percent(parts[i])}`).join(" · ");

@@ -37,11 +37,6 @@ function withUnit(n, unit) {
 }
 
 function mount(root, data) {
-  const element = (tag, attributes = {}, ...children) => {
-    const e = Object.assign(document.createElement(tag), attributes);
-    e.append(...children);
-    return e;
-  };
   const model = element("select"), patch = element("select"), image = element("input", { type: "number", min: 8, max: 1024, step: 8 });
   for (const m of data.models) model.append(element("option", { value: m.name, textContent: `${m.name} (width ${m.width}, depth ${m.depth})` }));
   for (const p of [4, 7, 8, 14, 16, 32]) patch.append(element("option", { value: p, textContent: `${p} x ${p}` }));

@@ -76,17 +76,6 @@ function simulatePipeline(recipe, p, m, chunks, ratio, transfer) { // spans [ran
 }
 
 function mount(root, data) {
-  const element = (tag, attributes = {}, ...children) => {
-    const e = Object.assign(document.createElement(tag), attributes);
-    e.append(...children);
-    return e;
-  };
-  const svg = (tag, attributes, ...children) => {
-    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
-    e.append(...children);
-    return e;
-  };
   const WIDTH = 640, LEFT = 46, ROW = 25;
   const controls = element("div", { className: "controls" }), select = element("select");
   for (const [value, textContent] of Object.entries(RECIPES)) select.append(element("option", { value, textContent }));

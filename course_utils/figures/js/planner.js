@@ -86,11 +86,6 @@ function planTime(p) {
 }
 
 function mount(root, data) {
-  const element = (tag, attributes = {}, ...children) => {
-    const e = Object.assign(document.createElement(tag), attributes);
-    e.append(...children);
-    return e;
-  };
   const fields = {};
   const add = (name, label, input) => { fields[name] = input; return element("label", {}, `${label} `, input); };
   const choose = (name, label, options) => {

@@ -32,11 +32,6 @@ function tuningCosts(m, classes, tokens, length) {
 }
 
 function mount(root, data) {
-  const element = (tag, attributes = {}, ...children) => {
-    const e = Object.assign(document.createElement(tag), attributes);
-    e.append(...children);
-    return e;
-  };
   const model = element("select");
   for (const m of data.models) model.append(element("option", { value: m.name, textContent: `${m.name} (width ${m.width}, depth ${m.depth})` }));
   const length = element("input", { type: "number", min: 1, max: 200, step: 1 });

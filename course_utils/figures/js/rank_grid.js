@@ -57,17 +57,6 @@ function gridBytes(n) {
 }
 
 function mount(root, data) {
-  const element = (tag, attributes = {}, ...children) => {
-    const e = Object.assign(document.createElement(tag), attributes);
-    e.append(...children);
-    return e;
-  };
-  const svg = (tag, attributes, ...children) => {
-    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
-    e.append(...children);
-    return e;
-  };
   const controls = element("div", { className: "controls" }), inputs = {};
   const choose = (name, text, options) => {
     inputs[name] = element("select", {}, ...options.map(([value, label]) => element("option", { value, textContent: label })));

@@ -22,17 +22,6 @@ function ringState(ranks, steps) { // after so many steps: [rank][chunk] -> whos
 }
 
 function mount(root, data) {
-  const element = (tag, attributes = {}, ...children) => {
-    const e = Object.assign(document.createElement(tag), attributes);
-    e.append(...children);
-    return e;
-  };
-  const svg = (tag, attributes, ...children) => {
-    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
-    e.append(...children);
-    return e;
-  };
   const WIDTH = 640, TOP = 24, ROW = 30;
   const controls = element("div", { className: "controls" });
   const slider = (text, min, max, value) => {

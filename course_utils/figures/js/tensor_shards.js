@@ -27,17 +27,6 @@ function tensorLayer(data, m, ranks, sequences, mode) {
 }
 
 function mount(root, data) {
-  const element = (tag, attributes = {}, ...children) => {
-    const e = Object.assign(document.createElement(tag), attributes);
-    e.append(...children);
-    return e;
-  };
-  const drawn = (tag, attributes, text = "") => {
-    const e = document.createElementNS("http://www.w3.org/2000/svg", tag);
-    for (const [name, value] of Object.entries(attributes)) e.setAttribute(name, value);
-    e.textContent = text;
-    return e;
-  };
   const options = (select, values) => { for (const [value, textContent] of values) select.append(element("option", { value, textContent })); return select; };
   const model = options(element("select"), data.models.map(m => [m.name, m.name]));
   const count = options(element("select"), [1, 2, 4, 8, 16, 32].map(n => [n, n]));
@@ -46,7 +35,7 @@ function mount(root, data) {
   const chips = element("div", { className: "controls" });
   chips.setAttribute("role", "group");
   chips.setAttribute("aria-label", "rank to look at");
-  const picture = drawn("svg", { viewBox: "0 0 640 150", role: "img", style: "width: 100%; max-width: 44rem; display: block" });
+  const picture = svg("svg", { viewBox: "0 0 640 150", role: "img", style: "width: 100%; max-width: 44rem; display: block" });
   const headline = element("output", { className: "value" }), facts = element("output"), bars = element("div", { className: "bars" }), note = element("output", { className: "note" });
   headline.setAttribute("aria-live", "polite");
   root.append(
@@ -65,11 +54,11 @@ function mount(root, data) {
       for (let r = 0; r < t; r++) {
         const step = (cut === "columns" ? w : high) / t, mine = r === rank;
         const box = cut === "columns" ? { x: x + r * step, y, width: step, height: high } : { x, y: y + r * step, width: w, height: step };
-        picture.append(drawn("rect", { ...box, fill: mine ? (cut === "columns" ? "#0072B2" : "#E69F00") : "none", stroke: "#888", "stroke-width": 0.6 }));
+        picture.append(svg("rect", { ...box, fill: mine ? (cut === "columns" ? "#0072B2" : "#E69F00") : "none", stroke: "#888", "stroke-width": 0.6 }));
       }
-      picture.append(drawn("text", { x: x + w + 3, y: y + high / 2 + 4, "font-size": 12, fill: "currentColor" }, name));
+      picture.append(svg("text", { x: x + w + 3, y: y + high / 2 + 4, "font-size": 12, fill: "currentColor" }, name));
     }
-    for (const x of [236, 586]) picture.append(drawn("text", { x: x + 12, y: 110, "font-size": 12, fill: "currentColor" }, "+ sum"));
+    for (const x of [236, 586]) picture.append(svg("text", { x: x + 12, y: 110, "font-size": 12, fill: "currentColor" }, "+ sum"));
     picture.setAttribute("aria-label", `q, k, v and fc1 are cut by columns, out and fc2 by rows, into ${t} parts; part ${rank} is filled`);
   }
 
