@@ -5,13 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from dataclasses import asdict
-from importlib.resources import files
 from typing import Any
 
 import pytest
+from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils import figures
 from course_utils.estimate.memory import LEDGERS, MASTER_ADAM, MASTER_ADAM_GRADIENT_SUM
 from course_utils.estimate.planner import (
     A100,
@@ -25,7 +24,6 @@ from course_utils.estimate.planner import (
 )
 from course_utils.estimate.transformer import BLOOM, DECODERS, step_flops
 
-SCRIPT = (files("course_utils.figures") / "js" / "planner.js").read_text("utf8")
 CHOICES = [ledger for ledger in LEDGERS if ledger.name != "autocast"]
 
 
@@ -37,15 +35,8 @@ def page(browser: Browser) -> Iterator[Page]:
         "gpus": [asdict(gpu) for gpu in GPUS],
         "start": {"model": "GPT-3", "gpu": "A100 80 GB", "ledger": MASTER_ADAM.name, "batch": 1536},
     }
-    figure = figures.interactive("planner", data, label="What fills a GPU").data
-    page = browser.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_content(f"<!doctype html><body>{figure}</body>")
-    page.add_script_tag(content=SCRIPT)  # its functions by name, beside the mounted figure
-    yield page
-    page.close()
-    assert not errors, errors
+    with figure_page(browser, "planner", data) as page:
+        yield page
 
 
 def described(plan: Plan, gpu: GPU, busy: float) -> dict[str, Any]:

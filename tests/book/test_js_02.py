@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from figure_page import figure_page
 from playwright.sync_api import Browser, Page
 
-from course_utils import figures
 from course_utils.distributed import Move, launch, ring_all_reduce
 from course_utils.estimate.communication import Link
 from course_utils.estimate.data_parallel import step
@@ -26,29 +26,16 @@ START = {
 }
 
 
-def opened(browser: Browser, name: str, data: dict[str, float]) -> Iterator[Page]:
-    page = browser.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    drawing = figures.interactive(name, data, label=name).data
-    # The functions under test are made reachable; the script itself runs in a scope of its own.
-    export = (
-        "window.ours = {ringMoves, ringState};" if name == "ring_all_reduce" else "window.ours = {stepOn, speedUp};"
-    )
-    page.set_content(drawing.replace("\nmount(document", f"\n{export}\nmount(document"))
-    yield page
-    assert not errors
-    page.close()
-
-
 @pytest.fixture(scope="module")
 def ring(browser: Browser) -> Iterator[Page]:
-    yield from opened(browser, "ring_all_reduce", {"ranks": 4, "step": 1})
+    with figure_page(browser, "ring_all_reduce", {"ranks": 4, "step": 1}) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
 def clock(browser: Browser) -> Iterator[Page]:
-    yield from opened(browser, "data_parallel", START)
+    with figure_page(browser, "data_parallel", START) as page:
+        yield page
 
 
 def moves_of_a_run(ranks: int) -> list[Move]:
@@ -62,10 +49,10 @@ def moves_of_a_run(ranks: int) -> list[Move]:
 
 @pytest.mark.parametrize("ranks", [2, 4, 5])
 def test_the_ring_moves_as_the_real_one_does(ring: Page, ranks: int) -> None:
-    script = "n => Array.from({length: 2 * n - 2}, (_, k) => ours.ringMoves(n, k)).flat()"
+    script = "n => Array.from({length: 2 * n - 2}, (_, k) => ringMoves(n, k)).flat()"
     shown = {(m["phase"], m["step"], m["source"], m["destination"], m["chunk"]) for m in ring.evaluate(script, ranks)}
     assert shown == {tuple(move[:5]) for move in moves_of_a_run(ranks)}
-    final = ring.evaluate("n => ours.ringState(n, 2 * n - 2)", ranks)
+    final = ring.evaluate("n => ringState(n, 2 * n - 2)", ranks)
     assert final == [[list(range(ranks))] * ranks] * ranks
 
 
@@ -100,12 +87,12 @@ def test_seconds_are_those_of_the_package(clock: Page, scaling: str, ranks: int,
     compute = s["compute"] * 1e-3 * s["batch"] / (ranks if scaling == "strong" else 1)
     link = Link(s["latency"] * 1e-6, s["bandwidth"] * 1e9)
     want = step(s["millions"] * 1e6 * s["bytes"], s["buckets"], compute / 3, 2 * compute / 3, ranks, link)
-    got = clock.evaluate("([n, s]) => ours.stepOn(n, s)", [ranks, s])
+    got = clock.evaluate("([n, s]) => stepOn(n, s)", [ranks, s])
     assert got["computed"] == pytest.approx(want.computed)
     assert got["end"] == pytest.approx(want.end)
     ends = [end for _, end in want.buckets]
     assert [bucket[2] for bucket in got["buckets"]] == pytest.approx(ends)
-    gain = clock.evaluate("([n, s]) => ours.speedUp(n, s)", [ranks, s])
+    gain = clock.evaluate("([n, s]) => speedUp(n, s)", [ranks, s])
     if scaling == "weak":
         assert gain / ranks == pytest.approx(want.efficiency)
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.resources import files
 from typing import Any
 
 import pytest
+from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils import figures
 from course_utils.estimate.activations import layer_activations
 from course_utils.estimate.communication import all_gather_bytes, ring_all_reduce_time
 from course_utils.estimate.hybrid import JEAN_ZAY, layer_share
 from course_utils.estimate.tensor import layer_bytes
 from course_utils.estimate.transformer import BLOOM, GPT3, GPT3_6B, MT_NLG, Decoder, forward_flops
 
-SCRIPT = (files("course_utils.figures") / "js" / "tensor_shards.js").read_text("utf8")
 MODELS = (GPT3_6B, GPT3, BLOOM, MT_NLG)
 LINKS = {
     name: {"latency": link.latency, "bandwidth": link.bandwidth}
@@ -37,17 +35,8 @@ DATA: dict[str, Any] = {
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """An empty page that holds the figure and notes its errors."""
-    figure = figures.interactive("tensor_shards", DATA, label="Shards of a layer").data
-    context = browser.new_context()
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_content(f"<!doctype html><body>{figure}</body>")
-    page.add_script_tag(content=SCRIPT)  # its functions by name, beside the mounted figure
-    yield page
-    context.close()
-    assert not errors, errors
+    with figure_page(browser, "tensor_shards", DATA, label="Shards of a layer") as page:
+        yield page
 
 
 @pytest.mark.parametrize("mode", ["tensor", "kept", "again"])

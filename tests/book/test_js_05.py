@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.resources import files
 
 import pytest
+from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils import figures
 from course_utils.estimate.grid import AXES, Grid
 from course_utils.estimate.hybrid import JEAN_ZAY, described, traffic
 from course_utils.estimate.planner import Plan, rank_parameters, stage_layers
 from course_utils.estimate.transformer import BLOOM, GPT2_XL, GPT3
 
-SCRIPT = (files("course_utils.figures") / "js" / "rank_grid.js").read_text("utf8")
 PLANS = [Plan(model=BLOOM, batch=2048, micro_batch=2, recompute="full"), Plan(model=GPT3, batch=1536)]
 PLANS.append(Plan(model=GPT2_XL, batch=512, micro_batch=4))
 DATA = {"models": [described(plan) for plan in PLANS], "model": "BLOOM", "order": ",".join(AXES), "rank": 0}
@@ -26,16 +24,8 @@ GRIDS += [Grid(1, 1, 1), Grid(16, 6, 8), Grid(4, 1, 2, ("tensor", "data", "pipel
 
 @pytest.fixture(scope="module")
 def page(browser: Browser) -> Iterator[Page]:
-    """A page that holds the figure, beside it the script's functions by name; it notes its errors."""
-    context = browser.new_context()
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_content(f"<!doctype html><body>{figures.interactive('rank_grid', DATA, label='Ranks').data}</body>")
-    page.add_script_tag(content=SCRIPT)
-    yield page
-    context.close()
-    assert not errors, errors
+    with figure_page(browser, "rank_grid", DATA) as page:
+        yield page
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from figure_page import figure_page
 from playwright.sync_api import Browser, Page
 
-from course_utils import figures
 from course_utils.precision.formats import BF16, FP8_E4M3, FP8_E5M2, FP16, Format
 
 FORMATS = {f.name: f for f in (FP16, BF16, FP8_E5M2, FP8_E4M3)}
@@ -30,13 +30,8 @@ def figure(browser: Browser) -> Iterator[Page]:
         for f in FORMATS.values()
     ]
     data = {"sizes": SIZES.tolist(), "base": BASE, "formats": described, "format": "FP16", "images": 20, "scale": 0}
-    page = browser.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_content(figures.interactive("gradient_range", data, label="gradients").data)
-    yield page
-    assert not errors
-    page.close()
+    with figure_page(browser, "gradient_range", data) as page:
+        yield page
 
 
 def expected(fmt: Format, images: int, scale: int) -> dict[str, float]:

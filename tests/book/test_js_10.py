@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 import pytest
+from figure_page import figure_page
 from playwright.sync_api import Browser, Page
 
-from course_utils import figures
 from course_utils.estimate.tuning import Tuning, p_tuning_parameters, prefix_parameters, prompt_parameters, step_macs
 from course_utils.models.text import TextConfig
 
@@ -58,13 +58,8 @@ def test_the_script_computes_what_the_package_does(
 @pytest.fixture
 def figure(browser: Browser) -> Iterator[Page]:
     data = {"models": [described(BASE), described(SMALL)], "model": "width 768", "length": 10, "tokens": 20}
-    page = browser.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_content(figures.interactive("prompt_costs", {**data, "classes": 18}, label="costs").data)
-    yield page
-    assert not errors
-    page.close()
+    with figure_page(browser, "prompt_costs", {**data, "classes": 18}) as page:
+        yield page
 
 
 def test_it_answers_to_its_controls(figure: Page) -> None:

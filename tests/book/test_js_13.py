@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.resources import files
 from typing import Any
 
 import pytest
+from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils import figures
 from course_utils.estimate.flops import vit_macs, vit_parameters
 from course_utils.models import ViTConfig
 
-SCRIPT = (files("course_utils.figures") / "js" / "patch_grid.js").read_text("utf8")
 MODELS = ("tiny16", "small16", "base16", "large16")
 
 
@@ -27,16 +25,8 @@ def page(browser: Browser) -> Iterator[Page]:
     """An empty page that holds the figure and notes its errors."""
     data = {"models": [described(m) for m in MODELS], "model": "base16", "image_size": 224, "patch_size": 16}
     data |= {"channels": 3, "classes": 1000, "pixels": [[0, 100], [200, 255]]}
-    figure = figures.interactive("patch_grid", data, label="What a ViT costs").data
-    context = browser.new_context()
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_content(f"<!doctype html><body>{figure}</body>")
-    page.add_script_tag(content=SCRIPT)  # its functions by name, beside the mounted figure
-    yield page
-    context.close()
-    assert not errors, errors
+    with figure_page(browser, "patch_grid", data) as page:
+        yield page
 
 
 @pytest.mark.parametrize("preset", MODELS)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from importlib.resources import files
 
 import pytest
+from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils import figures
 from course_utils.estimate import schedule_recipes
 from course_utils.estimate.schedule import Schedule
 from course_utils.estimate.simulator import Costs, simulate
 
-SCRIPT = (files("course_utils.figures") / "js" / "pipeline.js").read_text("utf8")
 RECIPES = ("naive", "gpipe", "one_f_one_b", "interleaved", "zero_bubble_h1", "zero_bubble_v")
 DATA = {"schedule": "one_f_one_b", "ranks": 4, "microBatches": 8, "chunks": 2, "ratio": 2, "transfer": 0}
 
@@ -25,16 +23,8 @@ def made(recipe: str, ranks: int, micro_batches: int, chunks: int) -> Schedule:
 
 @pytest.fixture(scope="module")
 def page(browser: Browser) -> Iterator[Page]:
-    """A page that holds the figure, beside it the script's functions by name; it notes its errors."""
-    context = browser.new_context()
-    page = context.new_page()
-    errors: list[str] = []
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.set_content(f"<!doctype html><body>{figures.interactive('pipeline', DATA, label='Pipelines').data}</body>")
-    page.add_script_tag(content=SCRIPT)
-    yield page
-    context.close()
-    assert not errors, errors
+    with figure_page(browser, "pipeline", DATA) as page:
+        yield page
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
