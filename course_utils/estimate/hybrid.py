@@ -16,6 +16,7 @@ from typing import NamedTuple
 from course_utils.estimate.communication import Link, ring_all_reduce_bytes, ring_all_reduce_time
 from course_utils.estimate.grid import AXES, Grid, factorisations
 from course_utils.estimate.planner import A100, GPU, Plan, fits, rank_parameters, stage_layers
+from course_utils.estimate.tensor import layer_all_reduces, layer_bytes
 from course_utils.estimate.transformer import step_flops
 
 DAY = 86_400
@@ -29,11 +30,9 @@ class Traffic(NamedTuple):
     tensor: float
 
 
-def tensor_traffic(message: float, layers: int, micro_batches: int, ranks: int, all_reduces: int = 4) -> float:
-    """Bytes that a rank sends on the tensor axis: an all-reduce of ``message`` bytes (batch x length x width) behind
-    attention and MLP, forward and backward, in every layer for every micro-batch. Full recomputation makes it six.
-    """
-    return layers * micro_batches * all_reduces * ring_all_reduce_bytes(message, ranks)
+def tensor_traffic(message: float, layers: int, micro_batches: int, ranks: int, *, recompute: bool = False) -> float:
+    """Bytes that a rank sends on the tensor axis in a step, by ``layer_bytes``; a message is batch x length x width."""
+    return layers * micro_batches * layer_bytes(message, ranks, recompute=recompute)
 
 
 def pipeline_traffic(message: float, micro_batches: int, stage: int, stages: int) -> float:
@@ -65,7 +64,7 @@ def traffic(plan: Plan, stage: int) -> Traffic:
     return Traffic(
         data_traffic(held, plan.data, plan.ledger.gradients),
         pipeline_traffic(_message(plan), plan.micro_batches, stage, plan.pipeline),
-        tensor_traffic(_message(plan), layers, plan.micro_batches, plan.tensor, _all_reduces(plan)),
+        tensor_traffic(_message(plan), layers, plan.micro_batches, plan.tensor, recompute=plan.recompute == "full"),
     )
 
 
@@ -121,7 +120,7 @@ def step_time(plan: Plan, cluster: Cluster, order: tuple[str, ...] = AXES) -> St
     )
     compute *= layers * plan.pipeline / plan.model.layers  # uneven stages wait for the largest
     one = ring_all_reduce_time(_message(plan), plan.tensor, cluster.link(grid, "tensor"))
-    tensor = layers * m * _all_reduces(plan) * one
+    tensor = layers * m * layer_all_reduces(plan.recompute == "full") * one
     one = cluster.link(grid, "pipeline").message(_message(plan)) if plan.pipeline > 1 else 0.0
     held = rank_parameters(plan.model, layers, tensor=plan.tensor, first=plan.pipeline == 1, last=plan.pipeline == 1)
     size = held * plan.ledger.gradients
@@ -185,15 +184,10 @@ def described(plan: Plan) -> dict[str, float | str]:
         "micro_batch": plan.micro_batch,
         "number": plan.number,
         "gradient": plan.ledger.gradients,
-        "all_reduces": _all_reduces(plan),
+        "all_reduces": layer_all_reduces(plan.recompute == "full"),
     }
 
 
 def _message(plan: Plan) -> float:
     """Bytes of what passes between layers: batch x length x width."""
     return plan.micro_batch * plan.tokens * plan.model.width * plan.number
-
-
-def _all_reduces(plan: Plan) -> int:
-    """Of a layer, for one micro-batch: two forward, two backward, two for a layer that is run again."""
-    return 6 if plan.recompute == "full" else 4

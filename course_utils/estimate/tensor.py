@@ -11,6 +11,11 @@ from __future__ import annotations
 from course_utils.estimate.communication import all_gather_bytes, reduce_scatter_bytes, ring_all_reduce_bytes
 
 
+def layer_all_reduces(recompute: bool = False) -> int:
+    """Of a layer, for one micro-batch: two forward, two backward, and the two of forward again if it is recomputed."""
+    return 6 if recompute else 4
+
+
 def layer_bytes(
     size: float, ranks: int, *, sequence_parallel: bool = False, gather_again: bool = False, recompute: bool = False
 ) -> float:
@@ -25,7 +30,7 @@ def layer_bytes(
         gather_again: whether the inputs of attention and MLP are gathered a second time in backward.
         recompute: whether activations are recomputed in full.
     """
-    sums = 6 if recompute else 4
+    sums = layer_all_reduces(recompute)
     if not sequence_parallel:
         return sums * ring_all_reduce_bytes(size, ranks)
     gathers = sums + (2 if gather_again else 0)
