@@ -13,7 +13,23 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from twins import CLASSES, DEPTH, HEADS, IDS, LABELS, MASK, ROWS, TOKENS, WIDTH, bert, copy_head, disturb, logits, ours
+from twins import (
+    CLASSES,
+    DEPTH,
+    HEADS,
+    IDS,
+    LABELS,
+    MASK,
+    ROWS,
+    TOKENS,
+    WIDTH,
+    bert,
+    check_learns,
+    copy_head,
+    disturb,
+    logits,
+    ours,
+)
 from twins import with_peft as _with_peft
 
 from course_utils.models.encoder import Attention
@@ -169,15 +185,7 @@ def test_training_moves_the_prefix_and_the_head_alone(hidden: int | None) -> Non
         "keys", "values", "trunk.seed", "trunk.linear.weight", "trunk.linear.bias", "out.weight", "out.bias",
         "copy.weight", "copy.bias",
     }  # fmt: skip
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-2)
-    losses = []
-    for _ in range(8):
-        loss = F.cross_entropy(logits(model), LABELS)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] - 0.1
+    check_learns(model, 2e-2)
     with pytest.raises(ValueError, match="cannot be merged into the weights of a Attention"):
         merge(model)
     switch(model, None)

@@ -6,6 +6,7 @@ from typing import Any
 
 import peft
 import torch
+import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
@@ -64,3 +65,16 @@ def disturb(model: nn.Module, seed: int = 3) -> None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.3)
+
+
+def check_learns(model: nn.Module, rate: float) -> None:
+    """Eight steps of AdamW on what trains: the loss must fall."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=rate)
+    losses = []
+    for _ in range(8):
+        loss = F.cross_entropy(logits(model), LABELS)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.1
