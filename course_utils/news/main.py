@@ -34,7 +34,7 @@ from course_utils.training import train as train_steps
 
 log = logging.getLogger("course_utils.news")
 WEEK = 7 * 24 * 3600.0
-SPOKEN = {"ValueError", "OSError", "FileNotFoundError", "ModuleNotFoundError"}  # errors that need no traceback
+SPOKEN = {"ValueError", "OSError", "FileNotFoundError"}  # errors that need no traceback
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def main(arguments: list[str] | None = None) -> None:
     except RankFailed as error:
         kind, _, message = error.traceback.strip().rpartition("\n")[2].partition(": ")
         sys.exit(f"error: {message}" if kind in SPOKEN else str(error))
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
 

@@ -81,7 +81,7 @@ def build(config: Config) -> Built:
     marks = json.dumps(fingerprint(model, leave_out=["head"]), sort_keys=True)
     pad, base = model.config.pad_token, hashlib.sha256(marks.encode()).hexdigest()
     if config.library == "peft":
-        from course_utils.news.with_peft import wrapped  # peft is not part of a plain installation
+        from course_utils.news.with_peft import wrapped  # peft takes seconds to import
 
         return Built(TitleModel(wrapped(model, config)), tokenizer, pad, base)
     if config.tactic == "full":

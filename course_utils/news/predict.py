@@ -98,7 +98,7 @@ def main(arguments: list[str] | None = None) -> None:
         titles = options.titles or read_titles(options.file)
         _, built = open_run(options.run, **({"base": options.base} if options.base else {}))
         found = predict(built, titles, options.top)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     for each in found:
         shares = dict(zip(each.labels, each.probabilities, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import peft
 import torch
 import transformers
 from torch import Tensor, nn
@@ -95,13 +96,8 @@ def wrapped(model: TextModel, config: Config) -> nn.Module:
     """The model with the tactic put in by peft; it takes ``input_ids`` and ``attention_mask``.
 
     Raises:
-        ModuleNotFoundError: peft is not installed.
         ValueError: LoRA's targets are not names that can be handed over.
     """
-    try:
-        import peft
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("peft is not installed: pip install peft, or choose library ours") from error
     classify, length = peft.TaskType.SEQ_CLS, config.length
     method: peft.PeftConfig
     match config.tactic:
