@@ -13,10 +13,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from course_utils.distributed.data_parallel import MB, make_equal
+from course_utils.distributed.data_parallel import MB
 from course_utils.distributed.data_parallel import cut as cut_into_buckets
 from course_utils.distributed.mesh import Mesh
 from course_utils.distributed.pipeline import LossFunction, Pipeline
+from course_utils.distributed.replicas import make_equal
 from course_utils.distributed.stages import cut as cut_into_stages
 from course_utils.distributed.tensor_parallel import cuts_of, full_state_dict, tensor_parallel
 from course_utils.estimate.schedule import Schedule
