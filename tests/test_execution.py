@@ -254,3 +254,14 @@ def test_a_cell_that_was_not_timed_and_a_process_left_over() -> None:
         "took 0.000 s; it was not executed",
         "python -c x",
     ]
+
+
+def test_the_users_own_settings_of_matplotlib_do_not_reach_a_chapter(tmp_path: Path, monkeypatch: Any) -> None:
+    """The planted mistake: a user's list of fonts that has been spoilt, which made matplotlib warn in every figure."""
+    (tmp_path / "matplotlibrc").write_text("lines.linewidth: 77\n")
+    monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
+    cell = "import time\n\nimport matplotlib\n\ntime.sleep(1)\nprint(matplotlib.rcParams['lines.linewidth'])"
+    course = Course(tmp_path / "course")
+    course.add(notebook(cell, chapter="01"), "01_style.ipynb")
+    run = execution.run(course.root / "notebooks" / "01_style.ipynb")
+    assert run.notebook.cells[-1].outputs[0].text == "1.5\n"

@@ -32,11 +32,10 @@ from tools.watch import GB, Watch, end_leftovers
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "_build" / "executed"
+MATPLOTLIB = ROOT / "_build" / "matplotlib"
 CHAPTERS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("[0-9][0-9]_*.ipynb"))
-OFFLINE = (
-    ROOT / "tools" / "offline"
-)  # its sitecustomize.py refuses the network in every Python process below the kernel
+OFFLINE = ROOT / "tools" / "offline"  # its sitecustomize.py refuses the network to every process below the kernel
 
 SECONDS_LIMIT, MEMORY_LIMIT_GB = 120, 6.0  # no chapter may ask for more: CONTRIBUTING.md
 # A kernel must not inherit what this shell or this test run happens to have set.
@@ -187,6 +186,7 @@ def _environment(mark: str, ipython: Path) -> dict[str, str]:
         "COURSE_RUN": mark,  # inherited by every process of the chapter: how leftovers are found
         "PYTHONPATH": str(OFFLINE),  # and nothing else: the package must come from where it is installed
         "IPYTHONDIR": str(ipython),  # not the user's own start-up files
+        "MPLCONFIGDIR": str(MATPLOTLIB),  # nor matplotlib's settings and list of fonts, which others may have spoilt
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
@@ -197,7 +197,10 @@ def _environment(mark: str, ipython: Path) -> dict[str, str]:
 @functools.cache
 def _warm_fonts() -> None:
     """matplotlib builds its font cache on first use and says so on stderr: have that done before any chapter."""
-    subprocess.run([sys.executable, "-c", "import matplotlib.font_manager"], check=False, capture_output=True)
+    MATPLOTLIB.mkdir(parents=True, exist_ok=True)
+    environment = {**os.environ, "MPLCONFIGDIR": str(MATPLOTLIB)}
+    command = [sys.executable, "-c", "import matplotlib.font_manager"]
+    subprocess.run(command, env=environment, check=False, capture_output=True)
 
 
 def _seconds(cell: NotebookNode) -> float:
