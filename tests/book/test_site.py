@@ -9,7 +9,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 from playwright.sync_api import expect
-from site_window import Window
+from site_window import Window, generated_by_sphinx
 
 from tools.execution import CHAPTERS
 
@@ -32,26 +32,6 @@ LOOK = """() => {
   return found;
 }"""
 
-# In the dark only the colours differ, so only their rules are run again.
-AXE = """async (rules) => {
-  const options = rules ? {runOnly: {type: "rule", values: rules}} : {};
-  const {violations} = await axe.run(document, {...options, resultTypes: ["violations"]});
-  return violations.filter((v) => ["serious", "critical"].includes(v.impact))
-    .map((v) => [v.id, `${v.nodes.length} x`, v.nodes[0].html.slice(0, 160), v.nodes[0].failureSummary].join(" "));
-}"""
-
-# All listings are coloured by one style sheet and all signatures made by one template: the first few stand for the
-# rest, which become plain text. They are most of a page's elements, and axe's time grows with these.
-THIN = """() => {
-  const rest = (selector, kept) => [...document.querySelectorAll(selector)].slice(kept);
-  for (const e of [...rest("div.highlight pre", 6), ...rest("dt.sig", 10)]) e.textContent = e.textContent;
-}"""
-
-
-def generated_by_sphinx(page: str) -> bool:
-    """Listings of source and indexes: opened, but not held to the rules for what the course has written."""
-    return page.startswith("_modules/") or page in {"genindex.html", "py-modindex.html", "index.html"}
-
 
 def test_every_page_opens_without_trouble_and_nothing_in_it_is_empty(window: Window, pages: list[str]) -> None:
     assert {f"notebooks/{chapter.stem}.html" for chapter in CHAPTERS} <= set(pages)
@@ -62,20 +42,6 @@ def test_every_page_opens_without_trouble_and_nothing_in_it_is_empty(window: Win
             page.wait_for_selector("mjx-container", state="attached", timeout=15_000)
         found += [f"{path}: {trouble}" for trouble in page.evaluate(LOOK)]
     assert not found + window.troubles, "\n".join(found + window.troubles)
-
-
-def test_pages_can_be_read_by_everyone(window: Window, pages: list[str], axe: str) -> None:
-    found = []
-    for path in filter(lambda page: not generated_by_sphinx(page), pages):
-        page = window.open(path)
-        page.add_style_tag(content="*, ::before, ::after { transition: none !important; }")  # no colours on their way
-        page.evaluate(THIN)
-        page.evaluate(axe)
-        found += [f"{path}: {violation}" for violation in page.evaluate(AXE)]
-        page.evaluate("document.documentElement.dataset.theme = 'dark'")
-        page.wait_for_timeout(50)
-        found += [f"{path}, dark: {violation}" for violation in page.evaluate(AXE, ["color-contrast"])]
-    assert not found, "\n".join(found)
 
 
 def test_pages_fit_a_phone(window: Window, pages: list[str]) -> None:
