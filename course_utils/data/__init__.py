@@ -1,19 +1,34 @@
 """Data: image sets in memory and batches of them, and headlines with their labels."""
 
-from course_utils.data.images import Images, batches, channel_statistics, crop_and_flip, hold_out, load_images
+from course_utils.data.images import Images, batches, channel_statistics, hold_out, load_images
+from course_utils.data.loading import prefetched
 from course_utils.data.news import LABELS, Title, describe_titles, index_to_label, label_to_index, load_titles
+from course_utils.data.transforms import (
+    chain,
+    crop_and_flip,
+    erase,
+    from_torchvision,
+    mixup_cutmix,
+    rand_augment,
+)
 
 __all__ = [
     "LABELS",
     "Images",
     "Title",
     "batches",
+    "chain",
     "channel_statistics",
     "crop_and_flip",
     "describe_titles",
+    "erase",
+    "from_torchvision",
     "hold_out",
     "index_to_label",
     "label_to_index",
     "load_images",
     "load_titles",
+    "mixup_cutmix",
+    "prefetched",
+    "rand_augment",
 ]

@@ -5,11 +5,13 @@ Source of the set: Krizhevsky, *Learning Multiple Layers of Features from Tiny I
 
 from __future__ import annotations
 
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 KEYS = ("x_train", "y_train", "x_test", "y_test")
@@ -67,7 +69,9 @@ def _checked(x: np.ndarray, y: np.ndarray, split: str, path: Path) -> tuple[np.n
 def _read_torchvision(folder: Path, download: bool) -> Splits:
     from torchvision.datasets import CIFAR10
 
-    if not download and not (folder / CIFAR10.base_folder).is_dir():
+    if download:
+        _download(folder)
+    elif not (folder / CIFAR10.base_folder).is_dir():
         found = "does not exist" if not folder.exists() else f"holds no folder {CIFAR10.base_folder}"
         raise FileNotFoundError(
             f"{folder} {found}: unpack {CIFAR10.filename} there, give an .npz file, or "
@@ -75,18 +79,30 @@ def _read_torchvision(folder: Path, download: bool) -> Splits:
         )
     try:
         # torchvision unpickles the files, but only after their MD5 sums were found to be those of the original.
-        train, test = (CIFAR10(folder, train=is_train, download=download) for is_train in (True, False))
+        train, test = (CIFAR10(folder, train=is_train) for is_train in (True, False))
     except RuntimeError as error:
         raise ValueError(
             f"{folder / CIFAR10.base_folder} is incomplete or not the original ({error}): delete it, then unpack "
             f"{CIFAR10.filename} (MD5 {CIFAR10.tgz_md5}) there or pass download=True"
         ) from None
-    except OSError as error:
-        raise ConnectionError(
-            f"CIFAR-10 could not be downloaded from {CIFAR10.url} to {folder} ({error}): check the network and the "
-            "disk, or fetch the file elsewhere and pass its folder as root without download"
-        ) from None
     return {
         split: (np.asarray(part.data).transpose(0, 3, 1, 2), np.asarray(part.targets, np.int64))
         for split, part in (("train", train), ("test", test))
     }
+
+
+def _download(folder: Path) -> None:
+    """Fetch the set, unless it is there. Of several processes one fetches and the others wait: four that write the same
+    file at once leave one that nobody can read. torchvision compares the MD5 sum before it unpacks, and then those of
+    the files."""
+    from torchvision.datasets import CIFAR10
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".download.lock"):
+            CIFAR10(folder, download=True)
+    except (OSError, RuntimeError, EOFError, tarfile.TarError) as error:
+        raise ConnectionError(
+            f"CIFAR-10 could not be downloaded from {CIFAR10.url} to {folder} ({error}): check the network and the "
+            "disk, or fetch the file elsewhere and pass its folder as root without download"
+        ) from None

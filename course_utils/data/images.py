@@ -6,22 +6,23 @@ and ``"cifar10"`` (from a path of yours, or downloaded). Nothing falls back to a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms.v2.functional import resize
 
 from course_utils.data.builtin import DIGITS_CLASSES, FASHION_CLASSES, read_digits, read_fashion
 from course_utils.data.cifar import CIFAR10_CLASSES, read_cifar10
+from course_utils.data.transforms import Augment, Mix
 
 Name = Literal["fashion", "digits", "cifar10"]
 Split = Literal["train", "test"]
-Augment = Callable[[Tensor, torch.Generator], Tensor]  # uint8 [B, C, H, W] -> uint8 [B, C, H, W]
+PIECE = 32  # images that share a generator
 
 CLASSES: dict[str, tuple[str, ...]] = {
     "fashion": FASHION_CLASSES,
@@ -74,7 +75,8 @@ def load_images(
         split: ``"train"`` or ``"test"``.
         root: for ``"cifar10"`` only: the folder torchvision uses (it holds ``cifar-10-batches-py``), or an ``.npz``
             file with the uint8 arrays ``x_train`` [N, 32, 32, 3], ``y_train`` [N], ``x_test``, ``y_test``.
-        download: for ``"cifar10"`` only: let torchvision fetch it into ``root`` first (170 MB).
+        download: for ``"cifar10"`` only: let torchvision fetch it into ``root`` first (170 MB). Of several
+            processes in a group, the first of each machine fetches and the others wait.
 
     Raises:
         ValueError: no such set or split, or data that are not what they should be.
@@ -162,20 +164,39 @@ def batches(
     epoch: int = 0,
     device: torch.device | str = "cpu",
     augment: Augment | None = None,
+    mix: Mix | None = None,
+    size: int | tuple[int, int] | None = None,
     drop_last: bool = False,
+    rank: int = 0,
+    world_size: int = 1,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of batches, normalised on the fly: pairs of x float32 [B, C, H, W] and y int64 [B] on ``device``.
 
-    Order and augmentation are functions of ``seed`` and ``epoch`` alone; the global generators are not touched. So two
-    epochs differ, and a run that is resumed sees what it would have seen.
+    Order, augmentation and mixing are functions of ``seed``, ``epoch`` and an image's place in its batch; the global
+    generators are not touched. So two epochs differ, a run that is resumed sees what it would have seen, and so do
+    several processes together: random numbers are drawn for pieces of 32 images, whoever works them out.
 
     Args:
-        augment: ``augment(x, generator)`` on the uint8 batch, such as :func:`crop_and_flip`; it must draw from
-            ``generator`` only.
+        batch_size: images of one step, of all processes together.
+        augment: ``augment(x, generator)`` on uint8 images at their own size, such as
+            :func:`~course_utils.data.transforms.crop_and_flip`; it must draw from ``generator`` only.
+        mix: ``mix(x, y, generator)``, after normalising, which makes soft labels y float32 [B, classes].
+        size: pixels of what comes out, one number or (height, width): enlarged last, on ``device``, so that nothing
+            else is paid for pixels that hold no information.
         drop_last: leave out the last batch when it is smaller than the others.
+        rank, world_size: this process gets its contiguous share of each batch, and all of them each image once. In
+            training pass ``drop_last=True`` too, or of a small last batch some processes may have no share, and no
+            step.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}, expected 1 or more")
+    if not 0 <= rank < world_size:
+        raise ValueError(f"rank is {rank} of {world_size} processes, expected 0 to {world_size - 1}")
+    if batch_size < world_size:
+        raise ValueError(
+            f"batch_size {batch_size} leaves some of {world_size} processes without an image: choose {world_size} or "
+            "more, or start fewer processes"
+        )
     if drop_last and batch_size > len(images):
         raise ValueError(
             f"batch_size {batch_size} is larger than the set ({len(images)}): drop_last leaves no batch at all"
@@ -184,35 +205,40 @@ def batches(
     mean, std = (v.to(device).view(1, -1, 1, 1) * 255 for v in (mean, std))  # in units of a uint8 step
     generator = torch.Generator().manual_seed(_mix(seed, epoch))
     order = torch.randperm(len(images), generator=generator) if shuffle else torch.arange(len(images))
-    for indices in order.split(batch_size):
+    for number, indices in enumerate(order.split(batch_size)):
         if drop_last and len(indices) < batch_size:
             return
-        x, y = images.x[indices], images.y[indices]
-        if augment is not None:
-            x = augment(x, generator)
-        yield (x.to(device).float() - mean) / std, y.to(device)
+        begin, end = (len(indices) * r // world_size for r in (rank, rank + 1))
+        if begin == end:
+            continue
+        pieces, first = _pieces(begin, end)  # slices of the batch that cover this share
+        parts = []
+        for piece in pieces:
+            own = torch.Generator().manual_seed(_mix(seed, epoch, number, piece.start))
+            x, y = images.x[indices[piece]], images.y[indices[piece]]
+            if augment is not None:
+                x = augment(x, own)
+            x, y = _moved(x, device), _moved(y, device)
+            x = (x.float() - mean) / std
+            parts.append((x, y) if mix is None else mix(x, y, own))
+        x, y = (torch.cat(p)[begin - first : end - first] for p in zip(*parts, strict=True))
+        yield (
+            (x if size is None else resize(x, [size, size] if isinstance(size, int) else list(size), antialias=True)),
+            y,
+        )
 
 
-def crop_and_flip(x: Tensor, generator: torch.Generator, *, padding: int = 4, flip: bool = True) -> Tensor:
-    """Shift each image at random by up to ``padding`` pixels (its border repeated outwards) and mirror half of them.
-
-    Four pixels of 32 are usual for CIFAR-10; take two for 28 x 28. Not for digits: a mirrored 2 is none.
-
-    Args:
-        x: uint8 [B, C, H, W].
-    """
-    batch, _, height, width = x.shape
-    padded = F.pad(x.float(), (padding,) * 4, mode="replicate").to(x.dtype)  # [B, C, H + 2p, W + 2p]
-    top, left = torch.randint(0, 2 * padding + 1, (2, batch), generator=generator)
-    columns = left[:, None] + torch.arange(width)  # [B, W]
-    if flip:
-        mirrored = torch.rand(batch, generator=generator) < 0.5
-        columns = torch.where(mirrored[:, None], columns.flip(1), columns)
-    rows = top[:, None] + torch.arange(height)  # [B, H]
-    image = torch.arange(batch)[:, None, None]
-    return padded[image, :, rows[:, :, None], columns[:, None, :]].movedim(-1, 1)  # [B, H, W, C] -> [B, C, H, W]
+def _pieces(begin: int, end: int) -> tuple[list[slice], int]:
+    """The pieces of :data:`PIECE` images that overlap ``begin`` to ``end``, and where the first of them begins."""
+    first = begin // PIECE * PIECE
+    return [slice(start, start + PIECE) for start in range(first, end, PIECE)], first
 
 
-def _mix(seed: int, epoch: int) -> int:
-    """One seed from two. (``seed + epoch`` would give seed 1 at epoch 0 the order of seed 0 at epoch 1.)"""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+def _moved(x: Tensor, device: torch.device | str) -> Tensor:
+    """From pinned memory a copy to a GPU runs while Python goes on."""
+    return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else x.to(device)
+
+
+def _mix(*numbers: int) -> int:
+    """One seed from several. (``seed + epoch`` would give seed 1 at epoch 0 the order of seed 0 at epoch 1.)"""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
