@@ -29,6 +29,8 @@ from course_utils.distributed.tensor_parallel import (
     tensor_parallel,
 )
 from course_utils.distributed.vocabulary import vocabulary_parallel_cross_entropy
+from course_utils.distributed.zero import zero
+from course_utils.distributed.zero_checkpoint import load_shards, save_shards
 
 __all__ = [
     "DataParallel",
@@ -56,13 +58,16 @@ __all__ = [
     "global_mean",
     "held",
     "launch",
+    "load_shards",
     "on_one_clock",
     "ring_all_gather",
     "ring_all_reduce",
     "ring_reduce_scatter",
     "root_all_reduce",
     "root_step",
+    "save_shards",
     "tensor_parallel",
     "tree_all_reduce",
     "vocabulary_parallel_cross_entropy",
+    "zero",
 ]
