@@ -68,7 +68,7 @@ class Seal:
             tensors = safetensors.torch.load(blob)
             header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]).get("__metadata__", {})
         except (SafetensorError, ValueError) as error:
-            if blob[:4] == b"PK\x03\x04" or blob[:1] == b"\x80":
+            if blob.startswith((b"PK\x03\x04", b"\x80\x02\x8a\x0a")):  # a zip archive; before torch 1.6 a bare pickle
                 raise ValueError(f"{path} looks like a file of torch.save, {self.instead_of_pickle}") from None
             raise ValueError(
                 f"{path} ({len(blob):,} bytes) is truncated or no {self.noun} (safetensors: {error}): {self.again}"
