@@ -357,3 +357,32 @@ def test_a_bfloat16_base_gets_float32_adapters_and_trains_under_autocast() -> No
 def test_wrong_numbers_are_told(fields: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LoRA(**fields)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("shape", [(6,), (5, 6), (2, 3, 6), (0, 6)])
+def test_the_gradients_written_out_are_those_of_autograd(bias: bool, shape: tuple[int, ...]) -> None:
+    model = nn.Sequential(nn.Linear(6, 4, bias=bias)).double()
+    inject(model, LoRA(rank=3, alpha=5), "0")
+    adapter: Any = model[0].adapters["default"]
+    nn.init.normal_(adapter.B)
+    x = torch.randn(*shape, dtype=torch.double, requires_grad=True)
+    base = model[0].base
+    slope = torch.randn(*shape[:-1], 4, dtype=torch.double)
+    slope = slope.transpose(0, -1).contiguous().transpose(0, -1)  # as it may come: not in one piece
+    wanted = F.linear(x, base.weight, base.bias) + adapter.branch(base, x)  # what LowRank.forward computes
+    expected = torch.autograd.grad((wanted * slope).sum(), (x, adapter.A, adapter.B))
+    out = model(x)
+    assert "UpdatedProduct" in type(out.grad_fn).__name__ or "View" in type(out.grad_fn).__name__
+    torch.testing.assert_close(out, wanted)
+    got = torch.autograd.grad((out * slope).sum(), (x, adapter.A, adapter.B))
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_weight_that_was_woken_again_gets_its_gradient() -> None:
+    model, x = nn.Sequential(nn.Linear(6, 4)), torch.randn(5, 6)
+    inject(model, LoRA(rank=3), "0")
+    model.requires_grad_()
+    model(x).sum().backward()
+    torch.testing.assert_close(model[0].base.weight.grad, x.sum(0).expand(4, 6))
+    torch.testing.assert_close(model[0].base.bias.grad, torch.full((4,), 5.0))

@@ -1,7 +1,8 @@
 """Bottleneck adapters on BERT base (Houlsby's, width 64): a training step against that of full fine-tuning.
 
-peft has no such adapters, and the library that has them does not run with the transformers of today, so that there is
-no other implementation to compare with.
+peft has no such adapters. AdapterHub's library ``adapters`` has, but its newest release (1.3.0) asks for transformers
+4.57 and cannot be imported beside transformers 5, whose huggingface_hub has no ``HfFolder`` any more. So there is no
+other implementation to compare with.
 """
 
 from __future__ import annotations

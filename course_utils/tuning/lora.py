@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from course_utils.tuning.layer import Adapter, Method
+from course_utils.tuning.updated_product import UpdatedProduct
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +131,17 @@ class LowRank(Adapter):
 
 class LowRankLinear(LowRank):
     """Of an ``nn.Linear``: ``[..., in]`` to ``[..., out]``."""
+
+    def forward(self, base: nn.Module, x: Tensor) -> Tensor:
+        assert isinstance(base, nn.Linear)
+        weight, bias, kind = base.weight, base.bias, x.device.type
+        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+        alike = x.dtype == weight.dtype == self.A.dtype and not autocast
+        frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
+        plain = type(base).forward is nn.Linear.forward and self.magnitude is None
+        if not (plain and alike and frozen) or (self.training and self.dropout.p > 0):
+            return super().forward(base, x)
+        return UpdatedProduct.apply(x, weight, bias, self.A, self.B, self.scaling)
 
     def branch(self, base: nn.Module, x: Tensor) -> Tensor:
         low = F.linear(self.dropout(x.to(self.A.dtype)), self.A)  # [..., r]
