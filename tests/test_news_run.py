@@ -19,6 +19,7 @@ from course_utils.distributed import launch
 from course_utils.news import evaluate as scoring
 from course_utils.news import main as training
 from course_utils.news import predict as predicting
+from course_utils.news import trainer
 from course_utils.news.config import TACTICS, Config
 from course_utils.news.evaluate import evaluate, picture, report
 from course_utils.news.loader import encode
@@ -105,17 +106,17 @@ def test_a_resumed_run_is_the_run(folder: Path, tmp_path: Path, tactic: str, mon
     if tactic == "lora":
         choices["lora_dropout"] = 0.2
     whole = train(small(folder, output=str(tmp_path / "whole"), **choices))
-    real, calls = training.train_steps, iter(["first", "second"])
+    real, calls = trainer.train_steps, iter(["first", "second"])
 
     def interrupted(*args: Any, **kwargs: Any) -> Any:
         if next(calls) == "second":
             raise KeyboardInterrupt
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(training, "train_steps", interrupted)
+    monkeypatch.setattr(trainer, "train_steps", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(small(folder, output=str(tmp_path / "parts"), **choices))
-    monkeypatch.setattr(training, "train_steps", real)
+    monkeypatch.setattr(trainer, "train_steps", real)
     torch.rand(5)
     parts = train(small(folder, output=str(tmp_path / "parts"), resume=True, **choices))
     assert without_time(whole) == without_time(parts)
@@ -133,6 +134,26 @@ def test_two_processes_are_one(folder: Path, tmp_path: Path) -> None:
     for name, tensor in weights(alone).items():
         torch.testing.assert_close(weights(results[0])[name], tensor, rtol=1e-4, atol=1e-5)
     assert alone.accuracy == results[0].accuracy
+
+
+def all_of(configs: list[Config]) -> list[Result]:
+    return [train(config) for config in configs]
+
+
+def test_deepspeed_is_data_parallelism(folder: Path, tmp_path: Path) -> None:
+    """Stages 1 and 2 in two processes: losses, weights and checkpoint of the course's own data parallelism."""
+    choices: dict[str, Any] = {"processes": 2, "accumulate": 2, "batch_size": 16}
+    stages = [{"strategy": "deepspeed", "zero_stage": stage} for stage in (1, 2)]
+    ways = [{}, *stages]
+    configs = [small(folder, output=str(tmp_path / str(i)), **choices, **way) for i, way in enumerate(ways)]
+    ours, *theirs = launch(all_of, 2, configs, timeout=240)[0]
+    for result in theirs:
+        assert (result.trainable, result.total) == (ours.trainable, ours.total)
+        for one, other in zip(without_time(ours), without_time(result), strict=True):
+            assert one == pytest.approx(other, abs=1e-4)
+        for name, tensor in weights(ours, "last").items():
+            torch.testing.assert_close(weights(result, "last")[name], tensor, rtol=1e-3, atol=1e-5)
+        assert predict(open_run(result.folder)[1], ["补时绝平"])[0].label in LABELS
 
 
 def test_groups_of_the_optimizer(folder: Path) -> None:
@@ -192,6 +213,8 @@ def test_faults_of_the_titles_are_passed_on(folder: Path, tmp_path: Path) -> Non
     )
     with pytest.raises(ValueError, match=r"bad\.json, line 2: unknown tag '天气'"):
         train(small(folder, train=str(tmp_path / "bad.json"), output=str(tmp_path)))
+    with pytest.raises(ValueError, match=r"titles is 65, but .*train\.json holds 64: choose fewer"):
+        train(small(folder, titles=65, output=str(tmp_path)))
     with pytest.raises(FileNotFoundError, match=r"there is no file .*nowhere"):
         train(small(folder, validation=str(tmp_path / "nowhere.json"), output=str(tmp_path)))
 

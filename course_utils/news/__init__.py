@@ -7,6 +7,7 @@ Each command runs with no argument at all, on the headlines and the encoder that
     python -m course_utils.news.predict "补时绝平"    # label titles given here, in a file, or on standard input
 
 To be read in this order: ``config`` (what can be chosen), ``loader`` (titles to tensors), ``model`` (encoder, head and
-tactic), ``evaluate``, ``main``, ``predict``; ``with_peft`` takes the tactics from that library. Import from these
-modules: ``from course_utils.news.config import Config``.
+tactic), ``evaluate``, ``trainer`` (an epoch), ``main``, ``predict``. ``with_peft`` takes the tactics from that library,
+``with_deepspeed`` the steps of an epoch from that one, and ``study`` makes the runs that chapter 12 compares. Import
+from these modules: ``from course_utils.news.config import Config``.
 """

@@ -55,7 +55,10 @@ class Config(BaseModel):
     train: str = Field("train", description="titles to train on: a JSON Lines file, or a split of the embedded ones")
     validation: str = Field("validation", description="titles that choose: when to stop, which epoch is best")
     test: str = Field("test", description="titles that report, looked at once")
-    base: str = Field("embedded", description="'embedded', a folder or file of a BERT, or its name on the hub")
+    titles: int | None = Field(
+        None, ge=1, description="train on the first so many alone; of the embedded a fair sample"
+    )
+    base: str = Field("embedded", description="'embedded', 'untrained', a folder or file of a BERT, or its hub name")
     pool: Literal["own", "cls", "mean"] = Field("own", description="what the head reads; 'own' as the base was made")
     max_length: int = Field(48, ge=3, description="tokens of a title, [CLS] and [SEP] among them; longer ones are cut")
 
@@ -82,6 +85,10 @@ class Config(BaseModel):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of matrix products")
     seed: int = Field(987, ge=0, description="of everything that is drawn")
 
+    strategy: Literal["ddp", "deepspeed"] = Field("ddp", description="how several processes train together")
+    zero_stage: int = Field(
+        2, ge=0, le=2, description="of DeepSpeed: 0 shards nothing, 1 optimizer states, 2 gradients"
+    )
     output: str = Field("output", description="folder of runs; this one is in its subfolder named as the tactic")
     resume: bool = Field(False, description="go on where last.safetensors stands")
     overwrite: bool = Field(False, description="replace a run that is there")
@@ -107,7 +114,7 @@ class Config(BaseModel):
     def _from_any_directory(cls, value: str) -> str:
         """A path is made absolute, so that a saved run finds it from elsewhere; names stay names."""
         path = Path(value).expanduser()
-        return str(path.resolve()) if value not in (*SPLITS, "embedded") and path.exists() else value
+        return str(path.resolve()) if value not in (*SPLITS, "embedded", "untrained") and path.exists() else value
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -118,6 +125,10 @@ class Config(BaseModel):
                 raise ValueError(f"{key} is {value!r}, but tactic {self.tactic} does not read it: only {tactics} do")
         if self.library == "peft" and self.tactic in ("full", "head", "adapter"):
             raise ValueError(f"peft has nothing for tactic {self.tactic}: choose library ours")
+        if self.strategy != "deepspeed" and self.zero_stage != type(self).model_fields["zero_stage"].default:
+            raise ValueError(f"zero_stage is {self.zero_stage}, but strategy {self.strategy} does not read it")
+        if self.strategy == "deepspeed" and self.resume:
+            raise ValueError("strategy deepspeed keeps no optimizer state to resume from: begin anew (--overwrite)")
         if self.resume and self.overwrite:
             raise ValueError("resume goes on with the run that overwrite would remove: choose one of them")
         if self.batch_size % self.processes:

@@ -3,6 +3,7 @@
     python -m course_utils.news.main --tactic lora --epochs 3
     python -m course_utils.news.main --config run.yaml --processes 2
     torchrun --nproc-per-node 4 -m course_utils.news.main --train train_tag_news.json --base bert-base-chinese
+    deepspeed --no_local_rank --module course_utils.news.main --strategy deepspeed --zero_stage 2
 
 The folder ``output/<tactic>`` then holds ``best.safetensors`` and ``last.safetensors`` (what was trained, and how to
 rebuild the rest) and ``history.json``.
@@ -10,27 +11,30 @@ rebuild the rest) and ``history.json``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
 
-from course_utils.data.news import load_titles
-from course_utils.distributed import DataParallel, Process, RankFailed, distributed_from_environment, launch
+from course_utils.data.news import Title, load_titles
+from course_utils.distributed import Process, RankFailed, distributed_from_environment, launch
 from course_utils.files import atomic_write
 from course_utils.news.config import Config, from_command_line
 from course_utils.news.loader import Encoded, batches, encode, in_order
 from course_utils.news.model import Built, build, count
-from course_utils.news.optimizer import make_optimizer, make_schedule
 from course_utils.news.runs import BEST, LAST, check_folder, resume, save_run
+from course_utils.news.trainer import Trainer
 from course_utils.training import evaluate as validate
-from course_utils.training import make_scaler
-from course_utils.training import train as train_steps
+
+if TYPE_CHECKING:
+    from course_utils.news.with_deepspeed import DeepSpeedTrainer
 
 log = logging.getLogger("course_utils.news")
 WEEK = 7 * 24 * 3600.0
@@ -65,23 +69,19 @@ def train(config: Config) -> Result:
         ValueError: any of them is broken, or a run is there already.
     """
     check_folder(config)
-    with distributed_from_environment() as process:
+    with distributed_from_environment() as process, contextlib.ExitStack() as stack:
         first = process.rank == 0
         built = build(config)
         built.model.to(process.device)
-        data, held = (
-            encode(load_titles(name), built.tokenizer, built.pad) for name in (config.train, config.validation)
-        )
+        shown = titles_to_train_on(config)
+        data, held = (encode(titles, built.tokenizer, built.pad) for titles in (shown, load_titles(config.validation)))
         steps = _steps_of_an_epoch(data, config, process)
-        optimizer = make_optimizer(built.model, config)
-        scheduler = make_schedule(optimizer, config, steps * config.epochs)
-        scaler = make_scaler(config.precision, process.device)
-        model = DataParallel(built.model) if process.world_size > 1 else built.model
-        parts = {"optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
-        history: list[dict[str, float]] = resume(config, built, **parts) if config.resume else []
+        numbers = count(built.model)
+        trainer = stack.enter_context(contextlib.closing(_trainer(built, config, steps, process)))
+        history: list[dict[str, float]] = resume(config, built, **trainer.parts) if config.resume else []
         if first:
             config.folder.mkdir(parents=True, exist_ok=True)
-            _say_begin(config, built, data.cut, len(data), process)
+            _say_begin(config, numbers, data.cut, len(data), process)
 
         for epoch in range(len(history), config.epochs):
             if _waited(history) >= config.patience:
@@ -89,42 +89,50 @@ def train(config: Config) -> Result:
             torch.manual_seed(hash((config.seed, epoch, process.rank)))  # dropout: the same again in a resumed run
             share = {"rank": process.rank, "world_size": process.world_size}
             shuffled = partial(batches, data, config.batch_size, seed=config.seed, epoch=epoch, **share)
-            run = train_steps(
-                model,
-                lambda _, shuffled=shuffled: shuffled(),  # type: ignore[misc]
-                optimizer,
-                steps=steps,
-                scheduler=scheduler,
-                scaler=scaler,
-                precision=config.precision,
-                accumulate=config.accumulate,
-                clip=config.clip,
-                progress=None if first else False,
-            )
-            found = validate(built.model, in_order(held, 2 * config.batch_size), precision=config.precision)
-            loss = _mean_over_processes(sum(run.loss) / steps, process)
+            loss, seconds = trainer.epoch(shuffled)
+            found = validate(trainer.model, in_order(held, 2 * config.batch_size), precision=config.precision)
+            loss = _mean_over_processes(loss, process)
             row = {"loss": loss, "validation_loss": found.loss, "validation_accuracy": found.accuracy}
-            history.append({"epoch": epoch + 1, **row, "seconds": run.seconds[-1]})
+            history.append({"epoch": epoch + 1, **row, "seconds": seconds})
             if first:
                 log.info("epoch %d: %s", epoch + 1, ", ".join(f"{key} {value:.4f}" for key, value in row.items()))
-                if _waited(history) == 0:
-                    save_run(built, config, config.folder / BEST, extra={"history": history})
-                save_run(
-                    built, config, config.folder / LAST, step=steps * len(history), extra={"history": history}, **parts
-                )
-                with atomic_write(config.folder / "history.json", "w") as file:
-                    json.dump(history, file, indent=1)
+                _save(built, config, steps, history, trainer.parts)
         if process.world_size > 1:
             dist.barrier()  # what the others do next may be to read the files
         chosen = history[_best(history)]
-        result = Result(
-            config.folder, int(chosen["epoch"]), chosen["validation_accuracy"], *count(built.model), history
-        )
+        result = Result(config.folder, int(chosen["epoch"]), chosen["validation_accuracy"], *numbers, history)
         if first:
             log.info(
                 "best epoch %d, validation accuracy %.4f: %s", result.best_epoch, result.accuracy, config.folder / BEST
             )
     return result
+
+
+def _trainer(built: Built, config: Config, steps: int, process: Process) -> Trainer | DeepSpeedTrainer:
+    if config.strategy == "ddp":
+        return Trainer(built, config, steps, process)
+    from course_utils.news.with_deepspeed import DeepSpeedTrainer  # deepspeed takes seconds to import
+
+    return DeepSpeedTrainer(built, config, steps, process)
+
+
+def _save(built: Built, config: Config, steps: int, history: list[dict[str, float]], parts: dict[str, Any]) -> None:
+    """The run so far: the best epoch if this was it, the last with all that going on needs, and the history."""
+    if _waited(history) == 0:
+        save_run(built, config, config.folder / BEST, extra={"history": history})
+    save_run(built, config, config.folder / LAST, step=steps * len(history), extra={"history": history}, **parts)
+    with atomic_write(config.folder / "history.json", "w") as file:
+        json.dump(history, file, indent=1)
+
+
+def titles_to_train_on(config: Config) -> list[Title]:
+    """All titles of ``config.train``, or the first ``config.titles`` of them. Raises ``ValueError`` for too few."""
+    found = load_titles(config.train)
+    if config.titles is not None and config.titles > len(found):
+        raise ValueError(
+            f"titles is {config.titles:,}, but {config.train} holds {len(found):,}: choose fewer, or leave the key out"
+        )
+    return found[: config.titles]
 
 
 def _steps_of_an_epoch(data: Encoded, config: Config, process: Process) -> int:
@@ -152,8 +160,8 @@ def _waited(history: list[dict[str, float]]) -> int:
     return len(history) - 1 - _best(history) if history else 0
 
 
-def _say_begin(config: Config, built: Built, cut: int, titles: int, process: Process) -> None:
-    trainable, total = count(built.model)
+def _say_begin(config: Config, numbers: tuple[int, int], cut: int, titles: int, process: Process) -> None:
+    trainable, total = numbers
     log.info(
         "%s on %s: %s of %s parameters train (%.2f %%); %s titles, %d cut at %d tokens; %d process(es) on %s",
         *(config.tactic, config.base, f"{trainable:,}", f"{total:,}", 100 * trainable / total, f"{titles:,}"),

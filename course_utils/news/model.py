@@ -99,12 +99,16 @@ def count(model: nn.Module) -> tuple[int, int]:
 
 
 def load_base(config: Config) -> tuple[TextModel, Tokenizer]:
-    """The encoder with a fresh head for the 18 labels, and its tokenizer."""
+    """The encoder with a fresh head for the 18 labels, and its tokenizer.
+
+    ``base="untrained"`` is the embedded encoder with weights drawn anew: what is left when pretraining is taken away.
+    """
     pooling: dict[str, Any] = {} if config.pool == "own" else {"pool": config.pool}
     if config.pool == "mean":
         pooling["pooler"] = False
-    if config.base == "embedded":
-        return load_encoder(len(LABELS), **pooling)
+    if config.base in ("embedded", "untrained"):
+        model, tokenizer = load_encoder(len(LABELS), **pooling)
+        return (model if config.base == "embedded" else TextModel(model.config)), tokenizer
     model = TextModel.from_pretrained(config.base, num_classes=len(LABELS), replace_head=True, **pooling)
     return model, load_tokenizer(config.base, model.config.vocab_size)
 
