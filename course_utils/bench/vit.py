@@ -28,16 +28,18 @@ def run(repetitions: int) -> Iterator[Result]:
         yield from in_own_process(measure, ViTConfig.preset("base16"), threads, repetitions, "vit_b16", GOAL)
 
 
-def measure(config: ViTConfig, threads: int, repetitions: int, name: str, goal: float) -> list[Result]:
-    """Time three models of equal weights, after showing that they compute the same.
+def measure(
+    config: ViTConfig, threads: int, repetitions: int, name: str, goal: float, batch: int = BATCH
+) -> list[Result]:
+    """Time three models of equal weights on ``batch`` images, after showing that they compute the same.
 
     Raises:
         AssertionError: if logits or gradients differ.
     """
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    images = torch.randn(BATCH, config.channels, *pair(config.image_size))
-    labels = torch.randint(config.num_classes, (BATCH,))
+    images = torch.randn(batch, config.channels, *pair(config.image_size))
+    labels = torch.randint(config.num_classes, (batch,))
     models, forwards = contestants(config)
     steps = {who: training_step(models[who], forwards[who], images, labels) for who in models}
 
@@ -56,7 +58,7 @@ def measure(config: ViTConfig, threads: int, repetitions: int, name: str, goal: 
     for model in models.values():
         model.train()
     train = interleave(steps, repetitions, title=f"training step, {suffix}")
-    facts: dict[str, Any] = {"threads": threads, "batch": BATCH, "torch": torch.__version__}
+    facts: dict[str, Any] = {"threads": threads, "batch": batch, "torch": torch.__version__}
     ending = suffix.replace(" ", "_")
     return [
         compare(f"{name}_forward_{ending}", forward, goal, **facts),

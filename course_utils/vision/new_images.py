@@ -1,0 +1,81 @@
+"""New images for a pretrained model: few labels, validation set aside, pixels as the base is used to see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from course_utils.data import Images, batches, chain, crop_and_flip, erase, hold_out, load_images, rand_augment
+from course_utils.data.loading import prefetched
+from course_utils.data.transforms import Augment
+from course_utils.vision.classifier import Classifier
+from course_utils.vision.config import FineTune
+
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass(frozen=True)
+class Data:
+    """The images of a run, normalised as the base was trained; ``classes`` are those of the data set."""
+
+    train: Images
+    validation: Images
+    test: Images
+
+    @property
+    def classes(self) -> int:
+        return len(self.train.classes)
+
+
+def load_data(config: FineTune) -> Data:
+    """Training, validation and test images. ``per_class`` counts labels that are used at all, validation among them.
+
+    Raises:
+        FileNotFoundError, ConnectionError: nothing at ``data_dir``, or no network.
+        ValueError: broken data, or fewer images of a class than ``per_class``.
+    """
+    options = {"root": config.data_dir, "download": config.download}
+    whole, test = (load_images(config.data, split=s, **options) for s in ("train", "test"))  # type: ignore[arg-type]
+    if config.per_class is not None:
+        whole = few_labels(whole, config.per_class)
+    return Data(*hold_out(whole, config.validation, seed=config.seed), test)
+
+
+def few_labels(images: Images, per_class: int) -> Images:
+    """The first ``per_class`` images of each class."""
+    members = [(images.y == c).nonzero()[:per_class, 0] for c in range(len(images.classes))]
+    if short := [name for name, m in zip(images.classes, members, strict=True) if len(m) < per_class]:
+        raise ValueError(
+            f"{images.name} has fewer than {per_class} images of {', '.join(short)}: choose a smaller per_class"
+        )
+    return images.take(torch.cat(members).sort().values)
+
+
+def augmentation(config: FineTune) -> Augment | None:
+    """What is done to training images, at their own size. Digits are not mirrored."""
+    if config.augment == "none":
+        return None
+    digits = config.data == "digits"
+    moved = partial(crop_and_flip, padding=1 if digits else 4 if config.data == "cifar10" else 2, flip=not digits)
+    return moved if config.augment == "crop" else chain(rand_augment(), moved, erase)
+
+
+def view(images: Images, batch_size: int, model: Classifier, **options: Any) -> Iterator[Batch]:
+    """Batches as this model wants them: its size, and the pixel statistics it was trained with. ``options`` as for
+    :func:`course_utils.data.batches`."""
+    channels = images.x.shape[1]
+    if channels not in (1, model.channels):
+        raise ValueError(
+            f"{images.name} has {channels} channels and the model was trained on {model.channels}: choose a base for "
+            "colour images, such as google/vit-base-patch16-224"
+        )
+    device = next(model.parameters()).device
+    mean, std = (torch.tensor(values)[:channels] for values in model.statistics)
+    size = None if tuple(images.x.shape[2:]) == model.image_size else model.image_size
+    made = batches(replace(images, statistics=(mean, std)), batch_size, size=size, device=device, **options)
+    return prefetched(made, device)

@@ -1,0 +1,451 @@
+"""From scratch on any number of processes: the same run, counted exactly, killed and resumed without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from course_utils.data import Images, load_images
+from course_utils.distributed import RankFailed, distributed_from_environment, launch
+from course_utils.distributed.launch import _context
+from course_utils.models import ViT, ViTConfig
+from course_utils.models.stems import ConvStem, stem_macs
+from course_utils.vision import train_ddp
+from course_utils.vision.assembly import build_model, choose_precision, make_optimizer, training_batches
+from course_utils.vision.recipes import FromScratch
+from course_utils.vision.runs import LAST, open_run
+from course_utils.vision.together import agree, evaluate
+from course_utils.vision.train_ddp import Result, train
+
+Changes = dict[str, Any]
+TINY: Changes = {
+    **{"data": "digits", "stem": (16, 16, 16), "patch_size": 4, "width": 16, "depth": 1, "heads": 2},
+    **{"epochs": 2, "batch_size": 64, "limit": 320, "precision": "fp32", "output": None},
+}  # two epochs of five steps
+SIZES = (1, 5, 97, 250)  # of sets to evaluate, in batches of 16: not one of them can be shared out evenly
+
+
+def tiny(**changes: Any) -> FromScratch:
+    return FromScratch(**{**TINY, **changes})
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def what_a_rank_sees(world_size: int) -> dict[str, Any]:
+    """A run, exact counts, and the errors that one process would have alone."""
+    config = tiny(augment="strong", ema=0.9)
+    run = train(config)
+    with distributed_from_environment() as process:
+        images = load_images("digits", split="test")
+        model = build_model(config, (1, 8, 8), 10)
+        counts = []
+        for size in SIZES:
+            found = evaluate(model, images.take(slice(size)), process, batch_size=16)
+            counts.append((round(found.accuracy * found.samples), found.samples, found.loss))
+
+        def read() -> None:
+            if process.rank == world_size - 1:
+                raise FileNotFoundError("no such disk here")
+
+        errors = []
+        for call in (partial(agree, read, process), partial(train, tiny(batch_size=max(1, world_size - 1)))):
+            try:
+                call()
+                errors.append("")
+            except (ValueError, OSError) as error:
+                errors.append(str(error))
+    return {"run": run, "counts": counts, "errors": errors}
+
+
+def seen_by_all(world_size: int) -> list[dict[str, Any]]:
+    return launch(what_a_rank_sees, world_size, world_size, show=False)
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    torch.set_num_threads(1)
+    return what_a_rank_sees(1)
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_any_number_of_processes_is_the_same_run(alone: dict[str, Any], world_size: int) -> None:
+    everybody = seen_by_all(world_size)
+    reference: Result = alone["run"]
+    assert len(reference.losses) == 10
+    for mine in everybody:
+        run: Result = mine["run"]
+        torch.testing.assert_close(torch.tensor(run.losses), torch.tensor(reference.losses), atol=2e-5, rtol=0)
+        assert run.losses == everybody[0]["run"].losses, "every process reports the mean over all"
+        assert mine["counts"] == everybody[0]["counts"]
+        for (right, seen, loss), (right_alone, seen_alone, loss_alone) in zip(
+            mine["counts"], alone["counts"], strict=True
+        ):
+            assert (right, seen) == (right_alone, seen_alone)
+            assert loss == pytest.approx(loss_alone, abs=1e-9)
+    assert [mine["errors"][0] for mine in everybody] == [f"process {world_size - 1}: no such disk here"] * world_size
+    assert all("cannot be split over" in mine["errors"][1] for mine in everybody)
+
+
+def test_evaluation_counts_each_image_once(alone: dict[str, Any]) -> None:
+    assert [seen for _, seen, _ in alone["counts"]] == list(SIZES)
+    images = load_images("digits", split="test").take(slice(97))
+    model = build_model(tiny(), (1, 8, 8), 10).train()
+    with distributed_from_environment() as process:
+        found = evaluate(model, images, process, batch_size=16)
+    assert model.training, "it was training before"
+    mean, std = images.statistics or (torch.zeros(1), torch.ones(1))
+    with torch.no_grad():
+        logits = model.eval()((images.x / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))
+    loss = torch.nn.functional.cross_entropy(logits, images.y).item()
+    assert found.loss == pytest.approx(loss, abs=1e-5), "the mean over images, not over batches of 16 and one of 1"
+
+
+# Killed and resumed
+
+
+def dying(after: int, config: FromScratch) -> None:
+    """Train, and be killed at the ``after``-th of all steps and all flushes to the disk."""
+    count = 0
+
+    def fatal(function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **named: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == after:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **named)
+
+        return called
+
+    train_ddp.train_step = fatal(train_ddp.train_step)  # type: ignore[assignment]
+    os.fsync = fatal(os.fsync)  # called when the new checkpoint is written, and again when it is in its place
+    train(config)
+
+
+def killed_ten_times(folder: Path, moments: list[int]) -> None:
+    """A chain of processes of which each goes on where the one before was killed; then the rest of the run.
+
+    Called in a process of its own that has not trained yet, so that it can be forked: nothing is imported anew.
+    """
+    torch.set_num_threads(1)
+    for moment in moments:
+        child = os.fork()
+        if child == 0:
+            try:
+                dying(moment, tiny(**KILLED, output=str(folder), resume=(folder / LAST).exists()))
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    train(tiny(**KILLED, output=str(folder), resume=True))
+
+
+KILLED: Changes = {"epochs": 8, "save_every": 1, "augment": "strong", "drop_path": 0.2, "depth": 2, "ema": 0.9}
+
+
+def tensors(folder: Path) -> dict[str, Tensor]:
+    return safetensors.torch.load_file(folder / LAST)
+
+
+def equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_ten_kills_leave_no_trace(tmp_path: Path) -> None:
+    moments = [random.Random(7).randint(3, 12) for _ in range(10)]
+    chain = _context("forkserver").Process(target=killed_ten_times, args=(tmp_path / "killed", moments))
+    chain.start()
+    chain.join(240)
+    assert chain.exitcode == 0
+    whole = train(tiny(**KILLED, output=str(tmp_path / "whole")))
+    assert whole.steps == 40
+    assert equal(tensors(tmp_path / "killed"), tensors(tmp_path / "whole")), "weights, averages and Adam's moments"
+    histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in ("killed", "whole")]
+    assert histories[0]["losses"] == histories[1]["losses"]
+    assert len(histories[0]["epochs"]) == 8
+    assert not [p for p in (tmp_path / "whole").iterdir() if p.name.startswith(".")]
+
+
+def stopped_and_resumed(folder: str) -> tuple[bool, int, bool]:
+    """Rank 1 alone is told to end; both do, at the same step; then the run goes on."""
+    step = train_ddp.train_step
+
+    def told(*arguments: Any, **named: Any) -> Any:
+        if dist.get_rank() == 1 and len(calls) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        calls.append(1)
+        return step(*arguments, **named)
+
+    calls: list[int] = []
+    train_ddp.train_step = told
+    first = train(tiny(**TWO, output=folder))
+    train_ddp.train_step = step
+    second = train(tiny(**TWO, output=folder, resume=True))
+    return first.stopped, first.steps, second.stopped
+
+
+TWO: Changes = {"drop_path": 0.2, "depth": 2, "save_every": 3}
+
+
+def test_stop_kill_and_another_number_of_processes(tmp_path: Path) -> None:
+    stopped, killed, whole = (tmp_path / name for name in ("stopped", "killed", "whole"))
+    launch(train, 2, tiny(**TWO, output=str(whole)), show=False)
+    assert launch(stopped_and_resumed, 2, str(stopped), show=False) == [(True, 4, False)] * 2
+    assert equal(tensors(stopped), tensors(whole))
+
+    with pytest.raises(RankFailed, match="SIGKILL"):
+        launch(dying, 2, 8, tiny(**TWO, output=str(killed)), show=False)
+    at_kill = tensors(killed)
+    assert not equal(at_kill, tensors(whole))
+    resumed = launch(train, 2, tiny(**TWO, output=str(killed), resume=True), show=False)[0]
+    assert equal(tensors(killed), tensors(whole))
+    assert resumed.test is not None
+
+
+def test_begun_alone_finished_by_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference = train(tiny())
+    step, calls = train_ddp.train_step, []
+
+    def told(*arguments: Any, **named: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 7:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(*arguments, **named)
+
+    monkeypatch.setattr(train_ddp, "train_step", told)
+    first = train(tiny(output=str(tmp_path)))
+    assert (first.stopped, first.steps, first.test) == (True, 7, None)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "outside, the signal ends a program as ever"
+    second = launch(train, 2, tiny(output=str(tmp_path), resume=True), show=False)[0]
+    torch.testing.assert_close(torch.tensor(second.losses), torch.tensor(reference.losses), atol=2e-5, rtol=0)
+    config, model = open_run(tmp_path)
+    assert config.batch_size == 64
+    with distributed_from_environment() as process:
+        assert evaluate(model, load_images("digits", split="test"), process).accuracy == second.test.accuracy
+
+
+# What is refused, before a file is written
+
+
+def cifar(path: Path, **changes: np.ndarray) -> str:
+    """A set of eight colour images under the names that are expected."""
+    arrays = {"x_train": np.zeros((8, 32, 32, 3), np.uint8), "y_train": np.arange(8)}
+    arrays["x_train"][..., ::2, :] = 255
+    arrays |= {"x_test": arrays["x_train"], "y_test": arrays["y_train"], **changes}
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+    return str(path)
+
+
+def truncated(path: Path) -> str:
+    cifar(path)
+    path.write_bytes(path.read_bytes()[:-3000])
+    return str(path)
+
+
+BAD: dict[str, tuple[Callable[[Path], Changes], str]] = {
+    "no data": (lambda p: {"data": "cifar10", "data_dir": str(p / "none.npz")}, "there is no file"),
+    "no folder given": (lambda p: {"data": "cifar10", "data_dir": None}, "needs data_dir"),
+    "truncated": (lambda p: {"data": "cifar10", "data_dir": truncated(p / "a.npz")}, "cannot be read as CIFAR-10"),
+    "wrong size": (
+        lambda p: {"data": "cifar10", "data_dir": cifar(p / "b.npz", x_train=np.zeros((8, 28, 28, 3), np.uint8))},
+        "expected uint8",
+    ),
+    "patch does not fit": (lambda p: {"patch_size": 16}, "image height 8 is no multiple"),
+    "stem does not fit": (lambda p: {"patch_size": 2}, "behind a stem of stride 4"),
+    "stem of two": (lambda p: {"stem": (16, 16)}, "three multiples of 16"),
+    "batch too large": (lambda p: {"batch_size": 512}, "make no batch of 512"),
+    "limit too large": (lambda p: {"limit": 10**6}, "choose fewer"),
+    "unknown key": (lambda p: {"learning_rate": 1}, "did you mean|unknown key"),
+    "no preset": (lambda p: {"preset": "huge"}, "preset is 'huge'"),
+    "floor above the rate": (lambda p: {"lr_min": 1.0}, "above the largest rate"),
+    "nothing to resume": (lambda p: {"resume": True}, "nothing to resume"),
+    "batch and processes": (lambda p: {"processes": 3}, "cannot be split over 3 processes"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_refused_in_a_sentence(case: str, tmp_path: Path) -> None:
+    make, said = BAD[case]
+    output = tmp_path / "run"
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+        train(FromScratch.checked({**TINY, "output": str(output), **make(tmp_path)}, "the options"))
+    assert not output.exists()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    train(tiny(output=str(folder), epochs=1, save_every=2))
+    return folder
+
+
+def other(images: Images, **changes: Any) -> Images:
+    return Images(**{**vars(images), **changes})
+
+
+def test_a_run_is_neither_lost_nor_mixed_up(finished: Path) -> None:
+    digits = load_images("digits").take(slice(320))
+    before = (finished / LAST).read_bytes()
+    same: Changes = {"output": str(finished), "epochs": 1, "save_every": 2}
+    refusals: dict[str, tuple[Changes, Images | None]] = {
+        "holds a run already": ({}, None),
+        "lr was 0.002 and is 0.1": ({"resume": True, "lr": 0.1}, None),
+        "was trained for 10 classes, these images have 12": (
+            {"resume": True},
+            other(digits, classes=(*digits.classes, "a", "b")),
+        ),
+        "was trained on images of 8 x 8 pixels": (
+            {"resume": True, "limit": None},
+            other(digits, x=digits.x.repeat_interleave(2, 2).repeat_interleave(2, 3)),
+        ),
+        "was trained on 320 images, here are 64": ({"resume": True}, digits.take(slice(64))),
+        "was trained in fp32": ({"resume": True, "precision": "bf16"}, None),
+    }
+    for said, (changes, images) in refusals.items():
+        with pytest.raises(ValueError, match=said):
+            train(tiny(**{**same, **changes}), images)
+        assert (finished / LAST).read_bytes() == before
+
+
+def test_checkpoints_that_cannot_be_read(finished: Path, tmp_path: Path) -> None:
+    whole = (finished / LAST).read_bytes()
+    flipped = bytearray(whole)
+    flipped[-100] ^= 1
+    for content, said in ((whole[:5000], "truncated"), (bytes(flipped), "damaged"), (b"", "is empty")):
+        (tmp_path / LAST).write_bytes(content)
+        with pytest.raises(ValueError, match=said):
+            train(tiny(output=str(tmp_path), epochs=1, resume=True))
+        assert [p.name for p in tmp_path.iterdir()] == [LAST]
+
+
+# Recipes
+
+
+def test_the_rate_belongs_to_the_batch() -> None:
+    assert tiny(lr=1e-3, lr_batch=64).rate == 1e-3
+    assert tiny(lr=1e-3, lr_batch=64, batch_size=256).rate == 4e-3
+    assert FromScratch(preset="deit", batch_size=1024).rate == 1e-3
+
+
+def test_schedule_and_optimizer_follow_the_recipe() -> None:
+    model = build_model(tiny(), (1, 8, 8), 10)
+    for config, rates in (
+        (tiny(warmup=0.2, lr=1.0, lr_batch=64), [0.0, 0.5, 1.0]),
+        (FromScratch(preset="tutorial"), [1e-5] * 3),
+    ):
+        optimizer, scheduler = make_optimizer(config, model, 10)
+        found = []
+        for _ in range(3):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        assert found == pytest.approx(rates)
+        assert type(optimizer) is (torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW)
+
+
+@pytest.mark.parametrize("preset", ["compact", "compact_long", "deit", "tutorial"])
+def test_presets_train(preset: str) -> None:
+    """A step of each, on images of 32 pixels; the large ones cut down in depth and width."""
+    small: Changes = {} if preset.startswith("compact") else {"width": 16, "depth": 2, "heads": 2, "lr_min": 0.0}
+    config = FromScratch.load(None, preset=preset, batch_size=4, epochs=1, output=None, precision="fp32", **small)
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (4, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    images = Images(x, torch.arange(4), tuple("abcdefghij"), "cifar10")
+    run = train(config, images, images)
+    assert run.losses[0] == pytest.approx(np.log(10), abs=1.0)
+    assert run.test is not None
+    assert run.test.samples == 4
+
+
+def test_bfloat16_avoids_the_slow_kernel() -> None:
+    config = tiny(precision="bf16")
+    assert build_model(config, (1, 8, 8), 10, "bf16").config.attention == "written_out"
+    assert build_model(config, (1, 8, 8), 10, "fp32").config.attention == "sdpa"
+    assert choose_precision(tiny(precision="auto", stem=()), torch.device("cpu")) == "fp32"
+    run = train(config)
+    assert run.losses == pytest.approx(train(tiny()).losses, abs=0.05)
+
+
+def test_seeds_give_other_runs_and_the_same_seed_the_same() -> None:
+    with distributed_from_environment() as process:
+        images = load_images("digits")
+        labels = [
+            next(iter(training_batches(tiny(seed=s), images, e, process)))[1] for s, e in ((0, 0), (0, 1), (1, 0))
+        ]
+    assert not torch.equal(labels[0], labels[1])
+    assert not torch.equal(labels[0], labels[2])
+    first, again, second = (build_model(tiny(seed=s), (1, 8, 8), 10).head.weight for s in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+
+
+# The stem
+
+
+@pytest.mark.parametrize(("image", "patch"), [((32, 32), 8), ((28, 28), 4), ((16, 24), (4, 8))])
+def test_stem_shapes_and_multiplications(image: tuple[int, int], patch: int | tuple[int, int]) -> None:
+    config = ViTConfig(image_size=image, patch_size=patch, channels=3, width=24, depth=1, heads=2, num_classes=5)
+    stem = ConvStem(config, (16, 32, 48))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        tokens = stem(torch.randn(2, 3, *image))
+    assert tokens.shape == (2, config.patches, 24)
+    assert counter.get_total_flops() == 2 * 2 * stem_macs(config, (16, 32, 48))
+
+
+def test_stem_tokens_keep_their_place() -> None:
+    """A token hears of the pixels around its own patch and of no others far away."""
+    config = ViTConfig(image_size=32, patch_size=8, width=24, depth=1, heads=2, num_classes=5)
+    model = ViT(config, lambda c: ConvStem(c, (16, 16, 16)))
+    stem = model.patch_embedding
+    for norm in (m for m in stem.modules() if isinstance(m, torch.nn.GroupNorm)):
+        norm.forward = lambda x: x  # type: ignore[method-assign]  # it reads the whole image
+    image = torch.randn(1, 3, 32, 32)
+    changed = image.clone()
+    changed[..., 8:16, 24:32] += 1  # the patch of row 1, column 3
+    moved = (stem(image) - stem(changed)).abs().sum(-1)[0].view(4, 4)
+    assert moved[1, 3] == moved.max()
+    assert (moved[:, 0] == 0).all()
+
+
+# The command
+
+
+def test_processes_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert train_ddp.count_processes(tiny(batch_size=64)) == 4
+    assert train_ddp.count_processes(tiny(batch_size=6)) == 3, "a batch of 6 cannot be split over four"
+    assert train_ddp.count_processes(tiny(processes=2)) == 2
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert train_ddp.count_processes(tiny(processes=2)) == 1, "torchrun has started them"
+
+
+def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data", "digits", "--stem", "16", "16", "16", "--patch-size", "4", "--width", "16", "--depth", "1"]
+    options += ["--heads", "2", "--epochs", "1", "--limit", "320", "--processes", "1", "--output", str(tmp_path / "r")]
+    train_ddp.main([*options, "--validation", "0.2"])
+    history = json.loads((tmp_path / "r" / "history.json").read_text())
+    assert history["test"]["samples"] == 360
+    assert set(history["epochs"][0]) >= {"loss", "lr", "images_per_second", "validation_accuracy"}
+    with pytest.raises(SystemExit, match=r"error: .* holds a run already"):
+        train_ddp.main(options)
+    with pytest.raises(SystemExit, match=r"error: the options: data cifar10 needs"):
+        train_ddp.main(["--data", "cifar10"])
