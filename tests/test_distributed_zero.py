@@ -407,6 +407,7 @@ def test_a_bad_checkpoint_is_named_and_changes_nothing(tmp_path: Path) -> None:
         }
         files["short"] = bytes(files["bits"])[:-9]
         files["bits"][-5] ^= 1
+        dist.barrier()  # both have read the shard before one of them overwrites it
         for case, content in files.items():
             if dist.get_rank() == 0:
                 (tmp_path / "good" / name).write_bytes(content)

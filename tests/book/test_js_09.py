@@ -9,11 +9,11 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.estimate.zero_choice import SETTINGS, Machine, choose, on_device, step
+from course_utils.estimate.zero_choice import SETTINGS, Machine, choose, states, step
 
-DATA = {"billions": 7.5, "ranks": 8, "memory": 70, "tokens": 8192, "tflops": 150}
+DATA = {"billions": 7.5, "ranks": 8, "memory": 70, "hostMemory": 128, "tokens": 8192, "tflops": 150}
 DATA |= {"device": 2000, "link": 100, "hostLink": 25, "host": 25}
-MACHINES = [Machine(70e9, 150e12, 2e12, 100e9, 25e9, 25e9), Machine(20e9, 50e12, 1e12, 3e9, 12e9, 50e9)]
+MACHINES = [Machine(70e9, 64e9, 150e12, 2e12, 100e9, 25e9, 25e9), Machine(20e9, 256e9, 50e12, 1e12, 3e9, 12e9, 50e9)]
 MODELS = list(itertools.product((1.3e8, 7.5e9, 1.75e11), (1, 2, 8, 64), (512, 8192)))
 
 
@@ -26,22 +26,22 @@ def page(browser: Browser) -> Iterator[Page]:
 @pytest.mark.parametrize("machine", MACHINES)
 def test_bytes_seconds_and_choice_are_those_of_the_package(page: Page, machine: Machine) -> None:
     theirs = machine._asdict()
-    theirs["hostLink"] = theirs.pop("host_link")
+    theirs |= {"hostLink": theirs["host_link"], "hostMemory": theirs["host_memory"]}
     found = page.evaluate(
         """([models, m]) => models.map(([P, n, tokens]) => ({
-             rows: SETTINGS.map(s => [s.name, bytesOnDevice(s, P, n), ...stepSeconds(s, P, n, tokens, m)]),
+             rows: SETTINGS.map(s => [s.name, ...stateBytes(s, P, n), ...stepSeconds(s, P, n, tokens, m)]),
              best: chooseSetting(P, n, tokens, m)?.name ?? null }))""",
         [MODELS, theirs],
     )
     assert len(found) == len(MODELS)
     for (parameters, ranks, tokens), got in zip(MODELS, found, strict=True):
         for setting, row in zip(SETTINGS, got["rows"], strict=True):
-            ours = [on_device(setting, parameters, ranks), *step(setting, parameters, ranks, tokens, machine)]
+            ours = [*states(setting, parameters, ranks), *step(setting, parameters, ranks, tokens, machine)]
             assert row[0] == setting.name
             assert row[1:] == pytest.approx(ours, rel=1e-12)
         best = choose(parameters, ranks, tokens, machine)
         assert got["best"] == (best.name if best else None)
-    assert {got["best"] for got in found} >= {"2 + offload", None} if machine.memory < 70e9 else {"1", "3"}
+    assert len({got["best"] for got in found}) >= 3  # the models ask for different settings
 
 
 def test_it_answers_to_the_keyboard(page: Page) -> None:
