@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ class Seal:
             tensors = safetensors.torch.load(blob)
             header = json.loads(blob[8 : 8 + int.from_bytes(blob[:8], "little")]).get("__metadata__", {})
         except (SafetensorError, ValueError) as error:
-            if blob.startswith((b"PK\x03\x04", b"\x80\x02\x8a\x0a")):  # a zip archive; before torch 1.6 a bare pickle
+            if re.match(rb"PK\x03\x04|\x80[\x02-\x05][^\0]", blob):  # a zip archive, or a bare pickle
                 raise ValueError(f"{path} looks like a file of torch.save, {self.instead_of_pickle}") from None
             raise ValueError(
                 f"{path} ({len(blob):,} bytes) is truncated or no {self.noun} (safetensors: {error}): {self.again}"
