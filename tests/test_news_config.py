@@ -11,11 +11,11 @@ import pytest
 from pydantic import ValidationError
 
 from course_utils.news import config as module
-from course_utils.news.config import LEARNING_RATES, READ_BY, TACTICS, Config, from_command_line, load_config
+from course_utils.news.config import LEARNING_RATES, READ_BY, TACTICS, Config
 
 
 def test_no_argument_is_the_embedded_default() -> None:
-    assert from_command_line([], "") == load_config() == Config()
+    assert Config.from_command_line([], "") == Config.load() == Config()
     assert (Config().base, Config().train, Config().tactic, Config().library) == ("embedded", "train", "lora", "ours")
 
 
@@ -37,18 +37,18 @@ def test_it_cannot_be_changed() -> None:
 def test_file_command_line_and_python_agree(tmp_path: Path, name: str, text: str) -> None:
     (tmp_path / name).write_text(text)
     wanted = Config(tactic="lora", rank=4, lr=1e-3, targets=("q_proj", "fc1"), resume=True, clip=None)
-    assert load_config(tmp_path / name) == wanted
+    assert Config.load(tmp_path / name) == wanted
     words = ["--rank", "4", "--lr", "1e-3", "--targets", "q_proj", "fc1", "--resume", "--clip", "none"]
-    assert from_command_line(words, "") == wanted
-    assert from_command_line(["--config", str(tmp_path / name), "--rank", "2", "--no-resume"], "").rank == 2
-    assert load_config(tmp_path / name, rank=2).rank == 2
+    assert Config.from_command_line(words, "") == wanted
+    assert Config.from_command_line(["--config", str(tmp_path / name), "--rank", "2", "--no-resume"], "").rank == 2
+    assert Config.load(tmp_path / name, rank=2).rank == 2
 
 
 def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        from_command_line(["--help"], "")
+        Config.from_command_line(["--help"], "")
     said = capsys.readouterr().out
-    assert all(f"--{key}" in said for key in Config.model_fields)
+    assert all(f"--{key.replace('_', '-')} " in said for key in Config.model_fields)
 
 
 def test_every_key_is_read_somewhere_beyond_its_definition() -> None:
@@ -107,7 +107,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("choices", "words"), BAD, ids=lambda value: str(value)[:40])
 def test_what_is_wrong_is_said(choices: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=re.escape(words)) as caught:
-        load_config(**choices)
+        Config.load(**choices)
     assert str(caught.value).startswith("the options: ")
     assert "\n" not in str(caught.value)
     assert "pydantic" not in str(caught.value)
@@ -115,7 +115,7 @@ def test_what_is_wrong_is_said(choices: dict[str, Any], words: str) -> None:
 
 def test_all_faults_are_said_at_once() -> None:
     with pytest.raises(ValueError, match=r"rank is 0.*; .*epochs is 0"):
-        load_config(rank=0, epochs=0)
+        Config.load(rank=0, epochs=0)
 
 
 @pytest.mark.parametrize(
@@ -131,9 +131,9 @@ def test_all_faults_are_said_at_once() -> None:
 def test_a_bad_file_is_named(tmp_path: Path, name: str, text: str, words: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=re.escape(words)):
-        load_config(tmp_path / name)
+        Config.load(tmp_path / name)
 
 
 def test_a_missing_file_is_named() -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no configuration file nowhere\.yaml: check the path"):
-        load_config("nowhere.yaml")
+        Config.load("nowhere.yaml")

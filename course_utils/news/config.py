@@ -6,17 +6,13 @@ would be believed to matter.
 
 from __future__ import annotations
 
-import argparse
-import difflib
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import ClassVar, Literal, Self, get_args
 
-import yaml  # type: ignore[import-untyped]
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from course_utils.data.news import SPLITS
+from course_utils.training.settings import Settings
 
 Tactic = Literal["full", "head", "prompt", "prefix", "p_tuning", "p_tuning_v2", "adapter", "lora", "ia3"]
 TACTICS: tuple[str, ...] = get_args(Tactic)
@@ -47,10 +43,10 @@ READ_BY = {  # keys that only some tactics read
 }
 
 
-class Config(BaseModel):
-    """One run. ``Config(tactic="head", epochs=5)``; see :func:`load_config` for files."""
+class Config(Settings):
+    """One run. ``Config(tactic="head", epochs=5)``, or ``Config.load("run.yaml")``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    example: ClassVar[str] = "tactic: lora"
 
     train: str = Field("train", description="titles to train on: a JSON Lines file, or a split of the embedded ones")
     validation: str = Field("validation", description="titles that choose: when to stop, which epoch is best")
@@ -137,72 +133,3 @@ class Config(BaseModel):
                 f"such as {(self.batch_size // self.processes + 1) * self.processes}"
             )
         return self
-
-
-def load_config(file: str | Path | None = None, **choices: Any) -> Config:
-    """The configuration in a YAML or JSON file, or the default one, with single keys changed.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or holds unknown keys or values that do not fit; each in a sentence.
-    """
-    return checked(
-        {**({} if file is None else _read(Path(file))), **choices}, "the options" if file is None else str(file)
-    )
-
-
-def checked(choices: Mapping[str, Any], where: str) -> Config:
-    """A :class:`Config`, or a ``ValueError`` that says of each key what was found, what was expected and what to do."""
-    try:
-        return Config.model_validate(choices)
-    except ValidationError as error:
-        raise ValueError(f"{where}: " + "; ".join(_sentence(dict(fault)) for fault in error.errors())) from None
-
-
-def from_command_line(arguments: list[str] | None, description: str) -> Config:
-    """The configuration from ``--config FILE`` and one option for each key, which wins over the file."""
-    parser = argparse.ArgumentParser(description=description, argument_default=argparse.SUPPRESS, allow_abbrev=False)
-    parser.add_argument("--config", help="a YAML or JSON file with any of the keys below")
-    for key, field in Config.model_fields.items():
-        more: dict[str, Any] = {}
-        if field.annotation is bool:
-            more = {"action": argparse.BooleanOptionalAction}
-        elif isinstance(field.default, tuple):
-            more = {"nargs": "+"}
-        default = "by tactic" if key in ("lr", "head_lr") else field.default
-        parser.add_argument(f"--{key}", help=f"{field.description} (default: {default})".replace("%", "%%"), **more)
-    found = vars(parser.parse_args(arguments))
-    file = found.pop("config", None)
-    return load_config(file, **{key: None if value == "none" else value for key, value in found.items()})
-
-
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise FileNotFoundError(f"there is no configuration file {file}: check the path")
-    try:
-        text = file.read_text(encoding="utf-8")
-        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (ValueError, yaml.YAMLError) as error:
-        kind = "JSON" if file.suffix == ".json" else "YAML"
-        raise ValueError(
-            f"{file} is no {kind} ({' '.join(str(error).split())}): write lines such as tactic: lora"
-        ) from None
-    if content is None:
-        raise ValueError(f"{file} is empty: write lines such as tactic: lora, or leave out the file")
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} holds a {type(content).__name__}, expected keys with values, such as tactic: lora")
-    return {str(key): value for key, value in content.items()}
-
-
-def _sentence(fault: Mapping[str, Any]) -> str:
-    """One complaint of pydantic's, in the words of this course."""
-    if not fault["loc"]:
-        return str(fault["msg"]).removeprefix("Value error, ")
-    key = str(fault["loc"][0])
-    if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Config.model_fields, n=2, cutoff=0.5)
-        return f"unknown key {key!r}: " + (
-            f"did you mean {' or '.join(near)}?" if near else f"use {', '.join(Config.model_fields)}"
-        )
-    expected = str(fault["msg"]).replace("Input should be", "expected").replace("input should be", "expected")
-    return f"{key} is {fault['input']!r}, {expected[0].lower() + expected[1:]} ({Config.model_fields[key].description})"

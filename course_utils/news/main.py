@@ -26,7 +26,7 @@ import torch.distributed as dist
 from course_utils.data.news import Title, load_titles
 from course_utils.distributed import Process, RankFailed, distributed_from_environment, launch
 from course_utils.files import atomic_write
-from course_utils.news.config import Config, from_command_line
+from course_utils.news.config import Config
 from course_utils.news.loader import Encoded, batches, encode, in_order
 from course_utils.news.model import Built, build, count
 from course_utils.news.runs import BEST, LAST, check_folder, resume, save_run
@@ -182,7 +182,7 @@ def _run(config: Config) -> Result:
 
 def main(arguments: list[str] | None = None) -> None:
     try:
-        config = from_command_line(arguments, "Train a classifier of Chinese news titles.")
+        config = Config.from_command_line(arguments, "Train a classifier of Chinese news titles.")
         if config.processes > 1:
             launch(_run, config.processes, config, timeout=WEEK)
         else:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from course_utils.data.news import LABELS
-from course_utils.news.config import Config, checked
+from course_utils.news.config import Config
 from course_utils.news.model import Built, build
 from course_utils.training import checkpoint
 
@@ -54,7 +54,7 @@ def open_run(folder: str | Path, **changes: Any) -> tuple[Config, Built]:
         raise FileNotFoundError(
             f"there is no run {folder}: train one with python -m course_utils.news.main, or name the folder of another"
         )
-    config = checked({**(checkpoint.load(path).config or {}), **changes}, str(path))
+    config = Config.checked({**(checkpoint.load(path).config or {}), **changes}, str(path))
     built = build(config)
     load_run(built, path)
     built.model.eval()

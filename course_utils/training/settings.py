@@ -17,7 +17,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import yaml  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -27,6 +27,7 @@ class Settings(BaseModel):
     """The base of a project's configuration. Unknown keys are refused; so is ``nan``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    example: ClassVar[str] = "epochs: 5"  # a line of a file, shown to who has written none
 
     @classmethod
     def load(cls, file: str | Path | None = None, **choices: Any) -> Self:
@@ -36,7 +37,7 @@ class Settings(BaseModel):
             FileNotFoundError: there is no such file.
             ValueError: it cannot be read, or holds unknown keys or values that do not fit; each in a sentence.
         """
-        found = {} if file is None else read_keys(Path(file))
+        found = {} if file is None else read_keys(Path(file), cls.example)
         return cls.checked({**found, **choices}, "the options" if file is None else str(file))
 
     @classmethod
@@ -64,6 +65,8 @@ class Settings(BaseModel):
                 more = {"nargs": "+"}
             told = f"{field.description} (default: {'none' if field.default is None else field.default})"
             parser.add_argument(f"--{key.replace('_', '-')}", dest=key, help=told.replace("%", "%%"), **more)
+            if "_" in key:  # as a file spells it
+                parser.add_argument(f"--{key}", dest=key, help=argparse.SUPPRESS, **more)
         found = vars(parser.parse_args(arguments))
         file = found.pop("config", None)
         return cls.load(file, **{key: None if value == "none" else value for key, value in found.items()})
@@ -84,7 +87,7 @@ class Settings(BaseModel):
         return f"{key} is {fault['input']!r}, {expected} ({cls.model_fields[key].description})"
 
 
-def read_keys(file: Path) -> dict[str, Any]:
+def read_keys(file: Path, example: str) -> dict[str, Any]:
     """The keys and values of a YAML or JSON file; a ``ValueError`` says what is wrong with another."""
     if not file.is_file():
         raise FileNotFoundError(f"there is no configuration file {file}: check the path")
@@ -94,10 +97,10 @@ def read_keys(file: Path) -> dict[str, Any]:
     except (ValueError, yaml.YAMLError) as error:
         kind = "JSON" if file.suffix == ".json" else "YAML"
         raise ValueError(
-            f"{file} is no {kind} ({' '.join(str(error).split())}): write lines such as epochs: 5"
+            f"{file} is no {kind} ({' '.join(str(error).split())}): write lines such as {example}"
         ) from None
     if content is None:
-        raise ValueError(f"{file} is empty: write lines such as epochs: 5, or leave out the file")
+        raise ValueError(f"{file} is empty: write lines such as {example}, or leave out the file")
     if not isinstance(content, dict):
-        raise ValueError(f"{file} holds a {type(content).__name__}, expected keys with values, such as epochs: 5")
+        raise ValueError(f"{file} holds a {type(content).__name__}, expected keys with values, such as {example}")
     return {str(key): value for key, value in content.items()}
