@@ -17,6 +17,8 @@ class Window:
 
     def open(self, path: str) -> Page:
         self.page.goto(self.base + path, wait_until="load")
+        if path == "index.html":  # leads on by itself
+            self.page.wait_for_url("**/book/index.html", wait_until="load")
         return self.page
 
 
