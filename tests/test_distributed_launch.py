@@ -502,3 +502,17 @@ def test_what_cannot_be_sent_is_named(nothing_left: None) -> None:
 def test_a_launch_inside_a_launch_is_refused() -> None:
     with pytest.raises(RankFailed, match="launch was called inside rank 0 of another launch: call it once, outside"):
         launch(lambda: launch(total, 2, 1.0), 1)
+
+
+@pytest.mark.parametrize(
+    ("last", "said"),
+    [
+        ("ValueError: batch_size 3 is odd", "batch_size 3 is odd"),
+        ("FileNotFoundError: no such file: 'a: b'", "no such file: 'a: b'"),
+        ("RuntimeError: shapes differ", "rank 1 of 2 failed"),
+        ("torch.OutOfMemoryError: too much", "rank 1 of 2 failed"),
+        ("", "rank 1 of 2 failed"),
+    ],
+)
+def test_a_command_says_the_sentence_alone_where_the_error_speaks_to_people(last: str, said: str) -> None:
+    assert RankFailed("rank 1 of 2 failed", 1, f"Traceback:\n  line\n{last}").sentence == said

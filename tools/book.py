@@ -22,6 +22,7 @@ from typing import Any
 
 import yaml
 
+from course_utils.runtime import cores
 from tools import coverage, pages
 from tools.api import api_pages
 from tools.execution import CHAPTERS, ROOT, executed, fresh
@@ -30,6 +31,15 @@ SOURCE = ROOT / "_build" / "src"
 HTML = ROOT / "_build" / "html"
 # The parts of MathJax that a page may ask for: TeX in, HTML out, its fonts, and what its context menu switches on.
 MATHJAX = ("tex-chtml.js", "a11y", "input/tex", "output/chtml", "sre", "ui")
+# The package has no __main__, and its command line no word for Sphinx's number of processes: this takes it first.
+JUPYTER_BOOK = """
+import sys
+from functools import partial
+from jupyter_book import sphinx
+from jupyter_book.cli.main import main
+sphinx.build_sphinx = partial(sphinx.build_sphinx, jobs=int(sys.argv.pop(1)))
+main()
+"""
 CHINESE_TERMS = "chinese_terms.txt"  # words that the search must not cut up
 NOTHING_TO_RUN = 5  # pytest's exit code when no test was collected, here: every chapter's copy is fresh
 
@@ -133,8 +143,7 @@ def render(source: Path) -> Path:
     """Runs Jupyter Book on assembled sources, every warning an error, and puts the site in ``_build/html``."""
     work = source.parent / "work"
     shutil.rmtree(work, ignore_errors=True)
-    start = "from jupyter_book.cli.main import main; main()"  # the package has no __main__
-    command = [sys.executable, "-c", start, "build", str(source), "--path-output", str(work)]
+    command = [sys.executable, "-c", JUPYTER_BOOK, str(cores()), "build", str(source), "--path-output", str(work)]
     python_path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [*command, "--all", "-W", "--keep-going", "-q"], cwd=ROOT, env={**os.environ, "PYTHONPATH": python_path}

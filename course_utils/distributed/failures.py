@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import signal
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,6 +27,14 @@ class RankFailed(RuntimeError):
 
     def __reduce__(self) -> tuple[type[RankFailed], tuple[str, int, str]]:
         return type(self), (str(self), self.rank, self.traceback)
+
+    @property
+    def sentence(self) -> str:
+        """What to tell the user of a command: errors that speak to people without the traceback, others with it."""
+        kind, _, message = self.traceback.strip().rpartition("\n")[2].partition(": ")
+        error = getattr(builtins, kind, None)
+        speaks = isinstance(error, type) and issubclass(error, ValueError | OSError)
+        return message if speaks else str(self)
 
 
 class RankTimeout(RankFailed, TimeoutError):

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("course_utils.news")
 WEEK = 7 * 24 * 3600.0
-SPOKEN = {"ValueError", "OSError", "FileNotFoundError"}  # errors that need no traceback
 
 
 @dataclass(frozen=True)
@@ -188,8 +187,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             _run(config)
     except RankFailed as error:
-        kind, _, message = error.traceback.strip().rpartition("\n")[2].partition(": ")
-        sys.exit(f"error: {message}" if kind in SPOKEN else str(error))
+        sys.exit(f"error: {error.sentence}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 

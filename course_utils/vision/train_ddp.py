@@ -44,7 +44,6 @@ from course_utils.vision.together import Stop, agree, evaluate, mean_over_proces
 
 log = logging.getLogger("course_utils.vision")
 WEEK = 7 * 24 * 3600.0
-SPOKEN = {"ValueError", "OSError", "FileNotFoundError", "ConnectionError"}  # errors that need no traceback
 
 
 def train(config: FromScratch, images: Images | None = None, test: Images | None = None) -> Result:
@@ -208,8 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
         else:
             _run(config)
     except RankFailed as error:
-        kind, _, message = error.traceback.strip().rpartition("\n")[2].partition(": ")
-        sys.exit(f"error: {message}" if kind in SPOKEN else str(error))
+        sys.exit(f"error: {error.sentence}")
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
 
