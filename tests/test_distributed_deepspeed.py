@@ -178,6 +178,14 @@ def test_losses_are_those_of_data_parallelism(runs: dict[int, Any], ranks: int) 
     assert fp16[-1] < fp16[0] - 0.1  # after some steps that the loss scale skipped
 
 
+def test_no_process_port_shared_memory_or_file_is_left(runs: dict[int, Any], nothing_left: None) -> None:
+    def run() -> int:
+        with deepspeed_engine(model(), config(stage=3, offload_optimizer="cpu")) as engine:
+            return len(train(engine, 1))
+
+    assert launch(run, 2) == [1, 1]
+
+
 @pytest.mark.parametrize("ranks", [2, 4])
 def test_bytes_held_are_those_of_the_formulas(runs: dict[int, Any], ranks: int) -> None:
     n = ranks

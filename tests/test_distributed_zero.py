@@ -154,6 +154,19 @@ def test_takes_the_steps_of_ddp(ranks: int) -> None:
             assert clipped, name
 
 
+@pytest.fixture(scope="module")
+def warm() -> None:
+    """The first launch starts the server of processes, which stays."""
+    launch(dist.get_rank, 2)
+
+
+def test_no_process_port_shared_memory_or_file_is_left(warm: None, nothing_left: None) -> None:
+    def run() -> float:
+        return train(zero(Odd(), ADAMW, 3, offload=True))[0][-1]
+
+    assert len(set(launch(run, 2))) == 1
+
+
 def measure(precision: str) -> dict[str, Any]:
     """Bytes held between backward and step, and sent in a step, for every setting; and an independent count of both."""
     x, found = torch.randn(8, 8), {}

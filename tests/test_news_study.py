@@ -28,18 +28,19 @@ def test_the_plan_is_what_the_chapter_says() -> None:
     keys = {name: [study.key(config) for config in configs] for name, configs in plan.items()}
     assert all(len(set(each)) == len(each) for each in keys.values())
     assert {(c.tactic, c.seed) for c in plan["compared"]} == {(t, s) for t in TACTICS for s in study.SEEDS}
-    assert {c.titles for c in plan["compared"]} == {c.titles for c in plan["rates"]} == {study.COMPARED}
+    assert {c.titles for c in plan["compared"]} == {study.COMPARED}
     assert {c.titles for c in plan["curve"]} == set(study.EPOCHS) - {study.COMPARED}
+    assert max(study.EPOCHS) == len(load_titles("train"))
     assert {c.base for c in plan["untrained"]} == {"untrained"}
-    for name, tried in study.RATES.items():  # the rate that is taken is one of those tried: no run is made twice
-        assert (
-            len(
-                set(keys["compared"])
-                & {k for k, c in zip(keys["rates"], plan["rates"], strict=True) if c.tactic == name}
-            )
-            == 1
-        )
-        assert min(tried) < Config(tactic=name).tactic_lr < max(tried) or Config(tactic=name).tactic_lr in tried
+    tried = list(zip(keys["rates"], plan["rates"], strict=True))
+    for name, rates in study.RATES.items():  # the rate that is taken is one of those tried: no run is made twice
+        of_tactic = [(each, config) for each, config in tried if config.tactic == name]
+        assert len(of_tactic) == 2 * len(rates) + len(study.RATES_ON_ALL.get(name, ()))
+        small = {each for each, config in of_tactic if config.titles == study.COMPARED}
+        assert len(small & set(keys["compared"])) == 2
+        assert Config(tactic=name).tactic_lr in rates
+    assert set(study.RATES) == set(TACTICS)
+    assert set(study.RATES_ON_ALL) == set(study.CURVE)
 
 
 def test_the_key_is_of_what_is_computed(monkeypatch: pytest.MonkeyPatch) -> None:
