@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import multiprocessing.forkserver
 import os
 import sys
 import warnings
@@ -29,6 +28,7 @@ from torch import Tensor, nn
 from course_utils.distributed.cpu_adam import COMMAND, load_cpu_adam
 from course_utils.distributed.deepspeed_config import check_config
 from course_utils.distributed.environment import distributed_from_environment
+from course_utils.distributed.launch import preload as preload_modules
 from course_utils.distributed.ledger import Held, held
 
 PRELOAD = ("deepspeed", "deepspeed.runtime.zero.muon.original_muon")  # the second pulls in torch._inductor: seconds
@@ -83,13 +83,9 @@ def without_stderr() -> Iterator[None]:
 
 def preload() -> None:
     """Let :func:`launch` fork its next ranks from a server that has imported DeepSpeed, seconds for each rank saved."""
-    launcher = sys.modules["course_utils.distributed.launch"]
-    if PRELOAD[0] in launcher.PRELOAD:
-        return
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    launcher.PRELOAD = (*launcher.PRELOAD, *PRELOAD)  # type: ignore[attr-defined]
-    multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]  # the next launch starts a new one
+    preload_modules(*PRELOAD)
 
 
 @contextlib.contextmanager

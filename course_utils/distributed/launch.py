@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import sys
 import time
@@ -24,7 +25,7 @@ from course_utils.distributed.rank_process import RankProcess, drain
 from course_utils.distributed.sending import pack
 
 # Imported once, in the server that ranks are forked from. torch._dynamo: DDP's first backward asks for it, 4 s a rank.
-PRELOAD = (
+PRELOAD: tuple[str, ...] = (
     "course_utils.distributed.rank",
     "torch.nn.parallel",
     "torch._dynamo",
@@ -140,6 +141,14 @@ def _context(method: Method) -> multiprocessing.context.ForkServerContext | mult
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(PRELOAD))  # read once, when the server starts
     return context
+
+
+def preload(*modules: str) -> None:
+    """Import these modules in the server that ranks are forked from, too; one that runs is replaced."""
+    global PRELOAD
+    if new := [name for name in modules if name not in PRELOAD]:
+        PRELOAD = (*PRELOAD, *new)
+        multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]  # the next launch starts another
 
 
 def _watch(ranks: list[RankProcess], timeout: float) -> None:
