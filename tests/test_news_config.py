@@ -70,7 +70,7 @@ def test_every_tactic_has_its_learning_rate() -> None:
     assert {tactic for tactic, lr in LEARNING_RATES.items() if lr is None} == {"head"}
     assert Config(tactic="full").tactic_lr == LEARNING_RATES["full"]
     assert Config(tactic="full", lr=1.0).tactic_lr == 1.0
-    assert Config(tactic="head").tactic_lr == Config(tactic="head").head_rate > Config(tactic="full").head_rate
+    assert Config(tactic="head").tactic_lr == Config(tactic="head").head_rate > Config(tactic="full").tactic_lr
     assert READ_BY.keys() <= Config.model_fields.keys()
 
 

@@ -36,9 +36,11 @@ def test_the_plan_is_what_the_chapter_says() -> None:
     for name, rates in study.RATES.items():  # the rate that is taken is one of those tried: no run is made twice
         of_tactic = [(each, config) for each, config in tried if config.tactic == name]
         assert len(of_tactic) == 2 * len(rates) + len(study.RATES_ON_ALL.get(name, ()))
-        small = {each for each, config in of_tactic if config.titles == study.COMPARED}
-        assert len(small & set(keys["compared"])) == 2
         assert Config(tactic=name).tactic_lr in rates
+    assert set(keys["heads"]) <= set(keys["compared"])
+    assert {(c.tactic, c.seed) for c in plan["heads"]} == {
+        (t, s) for t in TACTICS if t != "head" for s in study.SEEDS[:2]
+    }
     assert set(study.RATES) == set(TACTICS)
     assert set(study.RATES_ON_ALL) == set(study.CURVE)
 
@@ -61,7 +63,9 @@ def test_a_run_and_its_line(
     tiny: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The command makes what is missing, keeps it, and does nothing a second time."""
-    monkeypatch.setattr(study, "plan", lambda: {"rates": [], "compared": [tiny], "curve": [], "untrained": []})
+    monkeypatch.setattr(
+        study, "plan", lambda: {"rates": [], "heads": [], "compared": [tiny], "curve": [], "untrained": []}
+    )
     file = tmp_path / "study.jsonl"
     study.main(["--file", str(file)])
     study.main(["--file", str(file)])
@@ -101,3 +105,24 @@ def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         (tmp_path / "study.jsonl").write_text(line + "\n", encoding="utf-8")
         with pytest.raises(ValueError, match=r"study\.jsonl, line 1: .*: remove the line, and make it anew"):
             study.rows(tmp_path / "study.jsonl")
+
+
+def test_the_file_is_in_step_with_the_plan() -> None:
+    """Every line of the plan is there and no other; the rates that are taken are the best tried; a line agrees with
+    what its configuration builds."""
+    plan = study.plan()
+    assert set(study.rows()) == {study.key(config) for configs in plan.values() for config in configs}
+    assert study.best_rates() == {name: Config(tactic=name).tactic_lr for name in TACTICS}
+    for name in ("compared", "curve", "untrained"):
+        for config, row in zip(plan[name], study.part(name), strict=True):
+            assert (row.tactic, row.titles, row.seed, row.base) == (
+                config.tactic,
+                config.titles,
+                config.seed,
+                config.base,
+            )
+            assert len(row.answers) == len(load_titles("test"))
+            assert 1 <= row.best_epoch <= config.epochs
+            assert row.validation * 241 == pytest.approx(round(row.validation * 241), abs=1e-3)
+    for row in study.part("compared")[: len(TACTICS)]:
+        assert (row.trainable, row.total) == count(build(Config(tactic=row.tactic)).model)

@@ -43,21 +43,27 @@ from course_utils.training.loop import train_step
 
 FILE = Path(str(resources.files("course_utils.news") / "study.jsonl"))
 SEEDS = (987, 1, 2)
-EPOCHS = {107: 8, 213: 6, 426: 5}  # titles to train on -> passes over them: few titles make short epochs
+EPOCHS = {107: 8, 213: 6, 426: 5, 1706: 4}  # titles to train on -> passes over them: few titles make short epochs
 COMPARED = 213  # titles that every tactic is trained on
 CURVE = ("head", "lora", "full")  # the tactics that are trained on the other numbers of titles as well
-RATES: dict[str, tuple[float, ...]] = {  # learning rates tried, on validation titles and with one seed
+RATES: dict[str, tuple[float, ...]] = {  # learning rates tried, on validation titles and with two seeds
+    "full": (1e-4, 3e-4, 1e-3),
+    "head": (1e-2, 3e-2, 1e-1, 3e-1),  # the head's own
     "prompt": (1e-2, 3e-2, 1e-1, 3e-1),
     "prefix": (1e-3, 3e-3, 1e-2),
-    "p_tuning": (1e-3, 3e-3, 1e-2),
-    "p_tuning_v2": (3e-3, 1e-2, 3e-2),
-    "adapter": (3e-4, 1e-3, 3e-3),
-    "ia3": (3e-3, 1e-2, 3e-2),
+    "p_tuning": (1e-3, 3e-3, 1e-2, 3e-2),
+    "p_tuning_v2": (1e-2, 3e-2, 1e-1, 3e-1),
+    "adapter": (1e-3, 3e-3, 1e-2),
+    "lora": (1e-3, 2e-3, 5e-3, 1e-2),
+    "ia3": (1e-2, 3e-2, 1e-1, 3e-1),
 }
+ALL = max(EPOCHS)  # on as many titles as there are, those of the curve are tried as well; the mean decides
+FIRST_HEAD_RATES = {"prompt": 1e-2, "p_tuning_v2": 1e-2}  # the head's, while these were tried; the others': 3e-3
+RATES_ON_ALL = {"head": (3e-2, 1e-1), "lora": (1e-3, 2e-3, 5e-3), "full": (1e-4, 3e-4, 1e-3)}
 LETTERS = "abcdefghijklmnopqr"  # one for each label
 OF_THE_MACHINE = {"output", "resume", "overwrite", "processes", "strategy", "zero_stage"}  # do not say what is computed
 
-Part = Literal["rates", "compared", "curve", "untrained"]
+Part = Literal["rates", "heads", "compared", "curve", "untrained"]
 
 
 @dataclass(frozen=True)
@@ -101,17 +107,55 @@ class Row:
 
 def plan() -> dict[Part, list[Config]]:
     """The configurations of the study. Those that try a rate never see the test titles."""
-    rates = [_config(tactic, COMPARED, SEEDS[0], lr=rate) for tactic, tried in RATES.items() for rate in tried]
+    rates = [
+        _config(tactic, size, seed, **_rates(tactic, rate))
+        for size, seed, grid in (*((COMPARED, seed, RATES) for seed in SEEDS[:2]), (ALL, SEEDS[0], RATES_ON_ALL))
+        for tactic, tried in grid.items()
+        for rate in tried
+    ]
     compared = [_config(tactic, COMPARED, seed) for seed in SEEDS for tactic in TACTICS]
+    heads = [config for config in compared if config.seed in SEEDS[:2] and config.tactic != "head"]
     sizes = [size for size in EPOCHS if size != COMPARED]
     curve = [_config(tactic, size, seed) for size in sizes for seed in SEEDS for tactic in CURVE]
     untrained = [_config("lora", COMPARED, seed, base="untrained") for seed in SEEDS]
-    return {"rates": rates, "compared": compared, "curve": curve, "untrained": untrained}
+    return {"rates": rates, "heads": heads, "compared": compared, "curve": curve, "untrained": untrained}
+
+
+def _rates(tactic: str, rate: float) -> dict[str, float]:
+    """The keys of a trial: a tactic's rate, with the first head's; or of the head alone."""
+    return {"head_lr": rate} if tactic == "head" else {"lr": rate, "head_lr": FIRST_HEAD_RATES.get(tactic, 3e-3)}
 
 
 def _config(tactic: str, titles: int, seed: int, **more: Any) -> Config:
     choices = {"tactic": tactic, "titles": titles, "seed": seed, "epochs": EPOCHS[titles], "batch_size": 16, **more}
     return Config.model_validate(choices)
+
+
+def best_rates() -> dict[str, float]:
+    """The rate of each tactic with the best accuracy on validation, of those that were tried at each of its sizes."""
+    tried: dict[str, dict[float, list[float]]] = {}
+    for row in part("rates"):
+        tried.setdefault(row.tactic, {}).setdefault(row.lr, []).append(row.validation)
+    best = {}
+    for name, found in tried.items():
+        sizes = max(map(len, found.values()))
+        means = {lr: sum(each) / len(each) for lr, each in found.items() if len(each) == sizes}
+        best[name] = max(means, key=lambda lr: means[lr])
+    return best
+
+
+def heads_compared() -> dict[str, tuple[float, float]]:
+    """Of each tactic at its own rate: mean accuracy on validation with the first rate of the head, and with its own."""
+    rates = best_rates()
+    first, own = (
+        [row for row in part(name) if row.titles == COMPARED and row.lr == rates[row.tactic]]
+        for name in ("rates", "heads")
+    )
+    means = [
+        {name: sum(each) / len(each) for name in rates if (each := [r.validation for r in rows if r.tactic == name])}
+        for rows in (first, own)
+    ]
+    return {name: (means[0][name], means[1][name]) for name in means[1]}
 
 
 def key(config: Config) -> str:
