@@ -19,6 +19,7 @@ from sklearn.feature_extraction.text import CountVectorizer, TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.pipeline import Pipeline, make_pipeline
+from threadpoolctl import threadpool_limits
 
 from course_utils.data.news import LABELS, SPLITS, Title, describe_titles, fingerprint, load_titles, split_of
 from tools.execution import ROOT, write
@@ -35,6 +36,8 @@ EDIT_SHARE = 0.45  # edits that turn one title into the other, over the length o
 FRAME_SHARE = 0.60  # of the shorter title stands, in runs of two characters or more, in the other in the same order
 PHRASE_LIMIT = 8  # titles in which one run of five characters may stand
 ENDING_SHARE = 0.006  # of all titles may end in the same three characters
+
+threadpool_limits(1, "blas")  # the baseline's products are so small that one core does them sooner than all
 
 Splits = dict[str, list[Title]]
 
