@@ -277,7 +277,7 @@ def check_properties(wrap: Callable[[nn.Module], Zero]) -> dict[str, bool]:
         model.step()
     del loss
     gc.collect()
-    rest = live_storages()
+    rest = live_storages(model.held().total)
     moments = [v for s in model.optimizer.state.values() for v in s.values() if v.dim()]
     return {
         "trains": losses[2] < losses[0],
