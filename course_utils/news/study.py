@@ -28,18 +28,15 @@ import torch
 from torch import Tensor
 
 from course_utils.data.news import load_titles
-from course_utils.estimate.live import LiveMemory
 from course_utils.files import atomic_write
 from course_utils.models.embedded import ENCODER_SHA256
 from course_utils.news.config import TACTICS, Config
 from course_utils.news.evaluate import Report, logits, report
 from course_utils.news.loader import Encoded, encode
-from course_utils.news.main import titles_to_train_on, train
-from course_utils.news.model import Built, build
-from course_utils.news.optimizer import make_optimizer
+from course_utils.news.main import train
+from course_utils.news.model import Built
 from course_utils.news.runs import BEST, open_run
-from course_utils.training import make_scaler
-from course_utils.training.loop import train_step
+from course_utils.news.step_memory import step_memory
 
 FILE = Path(str(resources.files("course_utils.news") / "study.jsonl"))
 SEEDS = (987, 1, 2)
@@ -218,25 +215,6 @@ def _answers(folder: Path) -> list[int]:
 
 def _test(built: Built) -> Encoded:
     return encode(load_titles("test"), built.tokenizer, built.pad)
-
-
-@cache
-def step_memory(config: Config) -> int:
-    """The most bytes that tensors hold in a training step: weights, gradients, AdamW's moments, activations.
-
-    The second step is measured, when the moments are there, with the longest titles of the set.
-    """
-    built = build(config)
-    data = encode(titles_to_train_on(config), built.tokenizer, built.pad)
-    rows = sorted(range(len(data)), key=lambda row: len(data.ids[row]))[-config.batch_size :]
-    optimizer, scaler = make_optimizer(built.model, config), make_scaler(config.precision)
-    built.model.train()
-    train_step(built.model, optimizer, [data.batch(rows)], scaler=scaler, clip=config.clip)
-    optimizer.zero_grad(set_to_none=True)
-    moments = [value for state in optimizer.state.values() for value in state.values()]
-    with LiveMemory([*built.model.parameters(), *moments]) as live:
-        train_step(built.model, optimizer, [data.batch(rows)], scaler=scaler, clip=config.clip)
-    return live.peak
 
 
 def rows(file: Path = FILE) -> dict[str, Row]:
