@@ -10,7 +10,7 @@ import torch
 
 from course_utils.data.articles import FABRICS, OUTLINES, Articles
 from course_utils.models import embedded_vit
-from course_utils.models.embedded_vit import STATISTICS, load_vit, read_vit
+from course_utils.models.embedded_vit import STATISTICS, load_vit
 from tools import make_vit
 
 CARD = Path(str(embedded_vit.VIT)).with_name("vit.md")
@@ -42,9 +42,12 @@ def test_the_file_is_small_whole_and_described():
 
 
 @pytest.mark.parametrize("change", [lambda c: c[:-1], lambda c: b"", lambda c: c[:9000] + b"!" + c[9001:]])
-def test_a_damaged_file_is_refused(change):
+def test_a_damaged_file_is_refused(change, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    damaged = tmp_path / "vit.safetensors"
+    damaged.write_bytes(change(embedded_vit.VIT.read_bytes()))
+    monkeypatch.setattr(embedded_vit, "VIT", damaged)
     with pytest.raises(ValueError, match=r"has [\d,]+ bytes and SHA-256 .*: install course_utils again"):
-        read_vit(change(embedded_vit.VIT.read_bytes()))
+        load_vit()
 
 
 def test_it_tells_a_thousand_kinds_apart_and_knows_the_two_factors(drawn):

@@ -310,6 +310,13 @@ def test_wrong_numbers_are_told(fields: dict, message: str) -> None:
         Prefix(**fields)
 
 
+def test_attention_maps_of_a_prefixed_model_are_refused() -> None:
+    model = ours()
+    inject(model, Prefix(length=L), "attention", train=["head"])
+    with pytest.raises(ValueError, match="attention of layer 0 is inside a TunedLayer, which may change its weights"):
+        model.attention_maps(IDS, MASK)
+
+
 def test_places_and_lengths_that_do_not_fit_are_told() -> None:
     with pytest.raises(ValueError, match="a prefix needs an attention to stand in"):
         inject(ours(), Prefix(), "position_embedding")

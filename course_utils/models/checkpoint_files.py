@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Mapping
@@ -39,6 +40,25 @@ def read_checkpoint(source: str | Path | Mapping[str, Tensor]) -> tuple[dict[str
             raise FileNotFoundError(f"directory {path.name!r} holds none of {', '.join(FILES)}: name the file itself")
         said, path = _read_config(config) if config.exists() else {}, file
     return _tensors(_read_file(path), path.name), said, path.name
+
+
+def unpack_embedded(content: bytes, sha256: str, what: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors of a safetensors file that comes with the course, as stored, and the JSON in its header.
+
+    Args:
+        sha256: the file's, as it was made.
+        what: the key that the JSON stands under, and what an error calls the file.
+
+    Raises:
+        ValueError: the content is not what its SHA-256 says.
+    """
+    if (found := hashlib.sha256(content).hexdigest()) != sha256:
+        raise ValueError(
+            f"the embedded {what} has {len(content):,} bytes and SHA-256 {found}, expected {sha256}: "
+            "install course_utils again"
+        )
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"][what]
+    return safetensors.torch.load(content), json.loads(header)
 
 
 def _read_file(path: Path) -> Any:

@@ -7,16 +7,14 @@ script that made it is ``tools/make_encoder.py``.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from importlib import resources
 from typing import Any
 
-import safetensors.torch
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from course_utils.models.checkpoint_files import unpack_embedded
 from course_utils.models.text import TextModel
 
 ENCODER = resources.files("course_utils.models") / "embedded_files" / "encoder.safetensors"
@@ -47,13 +45,7 @@ def read_encoder(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         ValueError: the content is not what its SHA-256 says.
     """
-    if (found := hashlib.sha256(content).hexdigest()) != ENCODER_SHA256:
-        raise ValueError(
-            f"the embedded encoder has {len(content):,} bytes and SHA-256 {found}, expected {ENCODER_SHA256}: "
-            "install course_utils again"
-        )
-    stored = safetensors.torch.load(content)
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["encoder"]
+    stored, header = unpack_embedded(content, ENCODER_SHA256, "encoder")
     weights = {}
     for name, tensor in stored.items():
         if name.endswith(CODES):
@@ -61,7 +53,7 @@ def read_encoder(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensor = dequantise(stored[name + SCALES], tensor)
         if not name.endswith(SCALES):
             weights[name] = tensor
-    return weights, json.loads(header)
+    return weights, header
 
 
 def dequantise(scales: Tensor, codes: Tensor) -> Tensor:

@@ -7,14 +7,10 @@ are stored in FP16.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from importlib import resources
 from typing import Any
 
-import safetensors.torch
-from torch import Tensor
-
+from course_utils.models.checkpoint_files import unpack_embedded
 from course_utils.models.vit import ViT
 
 VIT = resources.files("course_utils.models") / "embedded_files" / "vit.safetensors"
@@ -33,22 +29,7 @@ def load_vit(num_classes: int | None = None, **changes: Any) -> ViT:
     Raises:
         ValueError: the file that was installed is not the one that was made.
     """
-    weights, header = read_vit(VIT.read_bytes())
+    weights, header = unpack_embedded(VIT.read_bytes(), VIT_SHA256, "vit")
     return ViT.from_pretrained(
         weights, heads=header["heads"], num_classes=num_classes, replace_head=num_classes is not None, **changes
     )
-
-
-def read_vit(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights in FP16 by name, and what stands in the file's header.
-
-    Raises:
-        ValueError: the content is not what its SHA-256 says.
-    """
-    if (found := hashlib.sha256(content).hexdigest()) != VIT_SHA256:
-        raise ValueError(
-            f"the embedded ViT has {len(content):,} bytes and SHA-256 {found}, expected {VIT_SHA256}: "
-            "install course_utils again"
-        )
-    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])["__metadata__"]["vit"]
-    return safetensors.torch.load(content), json.loads(header)

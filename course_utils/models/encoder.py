@@ -227,10 +227,19 @@ class Encoder(nn.Module):
 
     def attention_maps(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The attention weights of every layer, ``[depth, B, h, N, N]``. Works out the scores a second time, so that
-        :meth:`forward` never pays for them."""
+        :meth:`forward` never pays for them.
+
+        Raises:
+            ValueError: something stands round an attention, such as a prefix, which has keys of its own.
+        """
         maps = []
-        for layer in self.layers:
+        for number, layer in enumerate(self.layers):
             assert isinstance(layer, EncoderLayer)
+            if not isinstance(layer.attention, Attention):
+                raise ValueError(
+                    f"the attention of layer {number} is inside a {type(layer.attention).__name__}, which may change "
+                    "its weights: take the maps of a model whose attention itself is not tuned"
+                )
             maps.append(layer.attention.weights(layer.norm1(x) if layer.norm_first else x, attention_mask))
             x = layer(x, attention_mask)
         return torch.stack(maps)

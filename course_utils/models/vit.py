@@ -72,7 +72,8 @@ class ViT(nn.Module):
     Args:
         config: the sizes and options.
         patch_embedding: makes the module that turns ``[B, C, H, W]`` into ``[B, P, D]``, given the config: another
-            stem than the paper's goes in here.
+            stem than the paper's goes in here. If it has a method ``initialise``, that gives its weights their
+            first values, in place of :func:`~course_utils.models.encoder.initialise`.
     """
 
     def __init__(self, config: ViTConfig, patch_embedding: Callable[[ViTConfig], nn.Module] = PatchEmbedding) -> None:
@@ -88,7 +89,8 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
         self.skip_unread = config.skip_unread
-        self.apply(initialise)
+        for part in self.children():
+            part.apply(getattr(part, "initialise", initialise))
 
     def _token(self, rows: int) -> nn.Parameter:
         return nn.Parameter(nn.init.trunc_normal_(torch.empty(1, rows, self.config.width), std=0.02))

@@ -64,7 +64,7 @@ class FromScratch(Settings):
     drop_path: float = Field(0.0, ge=0, lt=1, description="share of images that skip the last layer's branches")
 
     epochs: int = Field(5, ge=1, description="passes over the training images")
-    batch_size: int = Field(128, ge=1, description="images of one step, of all processes together")
+    batch_size: int = Field(64, ge=1, description="images of one step, of all processes together")
     optimizer: Literal["adamw", "adam"] = Field("adamw", description="decay beside the gradient, or mixed into it")
     lr: float = Field(2e-3, gt=0, description="largest learning rate, for a batch of lr_batch images")
     lr_batch: int = Field(128, ge=1, description="the batch that lr belongs to; the rate grows with batch_size")

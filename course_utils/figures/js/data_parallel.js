@@ -23,33 +23,17 @@ function speedUp(ranks, s) { // samples per second, relative to one rank
 }
 
 function mount(root, data) {
-  const WIDTH = 640, controls = element("div", { className: "controls" }), inputs = {};
-  const choose = (name, text, options) => {
-    inputs[name] = element("select");
-    for (const [value, textContent] of Object.entries(options)) inputs[name].append(element("option", { value, textContent }));
-    controls.append(element("label", {}, text + " ", inputs[name]));
-    return () => inputs[name].value;
-  };
-  const slider = (name, text, values, unit) => { // a slider over a list of values
-    const nearest = values.reduce((best, v, k) => Math.abs(Math.log(v / data[name])) < Math.abs(Math.log(values[best] / data[name])) ? k : best, 0);
-    const input = inputs[name] = element("input", { type: "range", min: 0, max: values.length - 1, step: 1, value: nearest });
-    const shown = element("span", { className: "value" });
-    controls.append(element("label", {}, text + " ", input, " ", shown));
-    return () => {
-      input.setAttribute("aria-valuetext", shown.textContent = `${values[input.value]}${unit}`);
-      return values[input.value];
-    };
-  };
+  const WIDTH = 640, controls = element("div", { className: "controls" });
   const read = {
-    scaling: choose("scaling", "scaling", { weak: "weak: batch per rank stays", strong: "strong: batch in all stays" }),
-    ranks: slider("ranks", "ranks N", RANKS, ""),
-    batch: slider("batch", "batch", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], ""),
-    millions: slider("millions", "parameters", [5, 25, 110, 340, 1500, 7000], " million"),
-    bytes: choose("bytes", "gradients in", { 4: "FP32", 2: "16 bits" }),
-    compute: slider("compute", "computing", [0.1, 0.5, 1, 3, 6, 12, 25, 50, 100, 250], " ms a sample"),
-    bandwidth: slider("bandwidth", "link", [0.125, 1.25, 3, 6.25, 12.5, 25, 50, 100, 450], " GB/s"),
-    latency: slider("latency", "latency", [1, 3, 10, 30, 100, 300, 1000], " µs"),
-    buckets: slider("buckets", "buckets", [1, 2, 4, 8, 16, 32, 64, 128], ""),
+    scaling: menu(controls, "scaling", { weak: "weak: batch per rank stays", strong: "strong: batch in all stays" }, data.scaling ?? "weak"),
+    ranks: valueSlider(controls, "ranks N", RANKS, data.ranks),
+    batch: valueSlider(controls, "batch", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], data.batch),
+    millions: valueSlider(controls, "parameters", [5, 25, 110, 340, 1500, 7000], data.millions, v => `${v} million`),
+    bytes: menu(controls, "gradients in", { 4: "FP32", 2: "16 bits" }, data.bytes),
+    compute: valueSlider(controls, "computing", [0.1, 0.5, 1, 3, 6, 12, 25, 50, 100, 250], data.compute, v => `${v} ms a sample`),
+    bandwidth: valueSlider(controls, "link", [0.125, 1.25, 3, 6.25, 12.5, 25, 50, 100, 450], data.bandwidth, v => `${v} GB/s`),
+    latency: valueSlider(controls, "latency", [1, 3, 10, 30, 100, 300, 1000], data.latency, v => `${v} µs`),
+    buckets: valueSlider(controls, "buckets", [1, 2, 4, 8, 16, 32, 64, 128], data.buckets),
   };
   const clock = svg("svg", { role: "img", fill: "currentColor" }), curve = svg("svg", { role: "img", fill: "currentColor" });
   for (const drawing of [clock, curve]) drawing.style.cssText = "width:100%;height:auto;display:block";
@@ -100,7 +84,6 @@ function mount(root, data) {
     curve.setAttribute("aria-label", `Speed-up against the number of ranks: ${RANKS.map(n => `${n}: ${speedUp(n, s).toPrecision(2)}`).join(", ")}`);
   }
 
-  for (const input of Object.values(inputs)) input.addEventListener("input", paint);
-  inputs.bytes.value = data.bytes;
+  controls.addEventListener("input", paint);
   paint();
 }

@@ -27,25 +27,16 @@ function areaOf(plan) {
 
 function mount(root, data) {
   const WIDTH = 640, LEFT = 70, RIGHT = WIDTH - 12, TOP = 24, BOTTOM = 210;
-  const controls = element("div", { className: "controls" }), inputs = {};
-  const slider = (name, text, values, say) => {
-    const input = inputs[name] = element("input", { type: "range", min: 0, max: values.length - 1, step: 1, value: Math.max(0, values.indexOf(data[name])) });
-    const shown = element("span");
-    controls.append(element("label", {}, text + " ", input, " ", shown));
-    return () => {
-      input.setAttribute("aria-valuetext", shown.textContent = say(values[input.value]));
-      return values[input.value];
-    };
-  };
+  const controls = element("div", { className: "controls" });
   const read = {
-    ranks: slider("ranks", "processes", [1, 2, 4, 8, 16, 32, 64], String),
-    per_rank: slider("per_rank", "images on each", [8, 16, 32, 64, 128, 256], String),
-    epochs: slider("epochs", "epochs", [1, 2, 5, 10, 20, 50, 100, 200, 300], String),
-    lr: slider("lr", `rate for a batch of ${data.lr_batch}`, [1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3], v => v.toExponential(0)),
-    warmup: slider("warmup", "warm-up", [0, 0.02, 0.05, 0.1, 0.2, 0.3], v => `${Math.round(100 * v)} %`),
+    ranks: valueSlider(controls, "processes", [1, 2, 4, 8, 16, 32, 64], data.ranks),
+    per_rank: valueSlider(controls, "images on each", [8, 16, 32, 64, 128, 256], data.per_rank),
+    epochs: valueSlider(controls, "epochs", [1, 2, 5, 10, 20, 50, 100, 200, 300], data.epochs),
+    lr: valueSlider(controls, `rate for a batch of ${data.lr_batch}`, [1e-5, 3e-5, 1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3], data.lr, v => v.toExponential(0)),
+    warmup: valueSlider(controls, "warm-up", [0, 0.02, 0.05, 0.1, 0.2, 0.3], data.warmup, v => `${Math.round(100 * v)} %`),
   };
-  inputs.tied = element("input", { type: "checkbox", checked: true });
-  controls.append(element("label", {}, inputs.tied, " rate grows with the batch"));
+  const tied = element("input", { type: "checkbox", checked: true });
+  controls.append(element("label", {}, tied, " rate grows with the batch"));
   const drawing = svg("svg", { viewBox: `0 0 ${WIDTH} 250`, role: "img", fill: "currentColor" });
   drawing.style.cssText = "width:100%;height:auto;display:block";
   const result = element("output", { className: "value" }), note = element("output", { className: "note" });
@@ -54,7 +45,7 @@ function mount(root, data) {
   const text = (x, y, words, anchor = "start") => svg("text", { x, y, "text-anchor": anchor, "font-size": 12 }, words);
 
   function paint() {
-    const s = { ...data, ...Object.fromEntries(Object.entries(read).map(([name, value]) => [name, value()])), tied: inputs.tied.checked };
+    const s = { ...data, ...Object.fromEntries(Object.entries(read).map(([name, value]) => [name, value()])), tied: tied.checked };
     const plan = planOf(s), area = areaOf(plan), plain = plan.steps * FINE_TUNING, top = Math.max(plan.peak, FINE_TUNING);
     const x = t => LEFT + t / plan.steps * (RIGHT - LEFT), y = v => BOTTOM - v / top * (BOTTOM - TOP);
     result.textContent = `a weight moves by at most ${area.toPrecision(3)}: ${Number((area / STD).toPrecision(3))} times what it began with`;
@@ -73,6 +64,6 @@ function mount(root, data) {
     drawing.setAttribute("aria-label", `Learning rate over the run: ${note.textContent}`);
   }
 
-  for (const input of Object.values(inputs)) input.addEventListener("input", paint);
+  controls.addEventListener("input", paint);
   paint();
 }

@@ -34,29 +34,17 @@ function chooseSetting(parameters, ranks, tokens, m) {
 }
 
 function mount(root, data) {
-  const WIDTH = 640, ROW = 30, LEFT = 100, MIDDLE = 330, controls = element("div", { className: "controls" }), inputs = [];
-  const slider = (name, text, values, unit) => { // a slider over a list of values
-    const far = v => Math.abs(Math.log(v / data[name]));
-    const nearest = values.reduce((best, v, k) => (far(v) < far(values[best]) ? k : best), 0);
-    const input = element("input", { type: "range", min: 0, max: values.length - 1, step: 1, value: nearest });
-    const shown = element("span", { className: "value" });
-    controls.append(element("label", {}, text + " ", input, " ", shown));
-    inputs.push(input);
-    return () => {
-      input.setAttribute("aria-valuetext", shown.textContent = `${values[input.value]}${unit}`);
-      return values[input.value];
-    };
-  };
+  const WIDTH = 640, ROW = 30, LEFT = 100, MIDDLE = 330, controls = element("div", { className: "controls" });
   const read = {
-    billions: slider("billions", "parameters", [0.125, 0.35, 1.3, 2.8, 7.5, 13, 30, 70, 175], " billion"),
-    ranks: slider("ranks", "ranks N", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], ""),
-    memory: slider("memory", "memory for states", [6, 12, 20, 35, 70, 120, 170], " GB"),
-    hostMemory: slider("hostMemory", "of the host, a rank", [8, 16, 32, 64, 128, 256, 512], " GB"),
-    tokens: slider("tokens", "tokens a rank and step", [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536], ""),
-    tflops: slider("tflops", "reaches", [10, 25, 50, 100, 150, 300, 500, 1000], " TFLOP/s"),
-    link: slider("link", "link", [0.125, 1.25, 3, 6, 12.5, 25, 50, 100, 200, 400], " GB/s"),
-    hostLink: slider("hostLink", "to the host", [6, 12, 25, 50, 400], " GB/s"),
-    host: slider("host", "host memory", [5, 10, 25, 50, 100, 400], " GB/s"),
+    billions: valueSlider(controls, "parameters", [0.125, 0.35, 1.3, 2.8, 7.5, 13, 30, 70, 175], data.billions, v => `${v} billion`),
+    ranks: valueSlider(controls, "ranks N", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], data.ranks),
+    memory: valueSlider(controls, "memory for states", [6, 12, 20, 35, 70, 120, 170], data.memory, v => `${v} GB`),
+    hostMemory: valueSlider(controls, "of the host, a rank", [8, 16, 32, 64, 128, 256, 512], data.hostMemory, v => `${v} GB`),
+    tokens: valueSlider(controls, "tokens a rank and step", [512, 1024, 2048, 4096, 8192, 16384, 32768, 65536], data.tokens),
+    tflops: valueSlider(controls, "reaches", [10, 25, 50, 100, 150, 300, 500, 1000], data.tflops, v => `${v} TFLOP/s`),
+    link: valueSlider(controls, "link", [0.125, 1.25, 3, 6, 12.5, 25, 50, 100, 200, 400], data.link, v => `${v} GB/s`),
+    hostLink: valueSlider(controls, "to the host", [6, 12, 25, 50, 400], data.hostLink, v => `${v} GB/s`),
+    host: valueSlider(controls, "host memory", [5, 10, 25, 50, 100, 400], data.host, v => `${v} GB/s`),
   };
   const drawing = svg("svg", { role: "img", fill: "currentColor", viewBox: `0 0 ${WIDTH} ${ROW * 6 + 62}` });
   drawing.style.cssText = "width:100%;height:auto;display:block";
@@ -104,6 +92,6 @@ function mount(root, data) {
     drawing.setAttribute("aria-label", described.join("; "));
   }
 
-  for (const input of inputs) input.addEventListener("input", paint);
+  controls.addEventListener("input", paint);
   paint();
 }

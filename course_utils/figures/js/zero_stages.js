@@ -19,31 +19,14 @@ function zeroSent(parameters, ranks, stage, precision, microBatches) { // bytes 
 }
 
 function mount(root, data) {
-  const WIDTH = 640, LEFT = 62, controls = element("div", { className: "controls" }), inputs = {};
-  const slider = (name, text, values, unit) => { // a slider over a list of values
-    const nearest = values.reduce((best, v, k) => Math.abs(Math.log(v / data[name])) < Math.abs(Math.log(values[best] / data[name])) ? k : best, 0);
-    const input = inputs[name] = element("input", { type: "range", min: 0, max: values.length - 1, step: 1, value: nearest });
-    const shown = element("span", { className: "value" });
-    controls.append(element("label", {}, text + " ", input, " ", shown));
-    return () => {
-      input.setAttribute("aria-valuetext", shown.textContent = `${values[input.value]}${unit}`);
-      return values[input.value];
-    };
-  };
-  const choose = (name, text, options) => {
-    inputs[name] = element("select");
-    for (const [value, textContent] of Object.entries(options)) inputs[name].append(element("option", { value, textContent }));
-    inputs[name].value = String(data[name]);
-    controls.append(element("label", {}, text + " ", inputs[name]));
-    return () => inputs[name].value;
-  };
+  const WIDTH = 640, LEFT = 62, controls = element("div", { className: "controls" });
   const read = {
-    billions: slider("billions", "parameters", [0.11, 0.34, 1.5, 3, 7.5, 13, 30, 70, 128, 176, 405, 1000], " billion"),
-    ranks: slider("ranks", "ranks N", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], ""),
-    memory: slider("memory", "a device has", [8, 16, 24, 40, 80, 141, 192], " GB"),
-    microBatches: slider("microBatches", "micro-batches a step", [1, 2, 4, 8, 16, 32], ""),
-    precision: choose("precision", "precision", { bf16: "BF16, FP32 master weights", fp32: "FP32" }),
-    offload: choose("offload", "optimizer on", { false: "the device", true: "the host (offload)" }),
+    billions: valueSlider(controls, "parameters", [0.11, 0.34, 1.5, 3, 7.5, 13, 30, 70, 128, 176, 405, 1000], data.billions, v => `${v} billion`),
+    ranks: valueSlider(controls, "ranks N", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024], data.ranks),
+    memory: valueSlider(controls, "a device has", [8, 16, 24, 40, 80, 141, 192], data.memory, v => `${v} GB`),
+    microBatches: valueSlider(controls, "micro-batches a step", [1, 2, 4, 8, 16, 32], data.microBatches),
+    precision: menu(controls, "precision", { bf16: "BF16, FP32 master weights", fp32: "FP32" }, data.precision),
+    offload: menu(controls, "optimizer on", { false: "the device", true: "the host (offload)" }, data.offload),
   };
   const drawing = svg("svg", { role: "img", fill: "currentColor" });
   drawing.style.cssText = "width:100%;height:auto;display:block";
@@ -88,6 +71,6 @@ function mount(root, data) {
     drawing.setAttribute("aria-label", `Bytes per rank: ${rows.map(r => `stage ${r.stage} ${gb(r.total)}, sends ${gb(r.sent)}`).join("; ")}`);
   }
 
-  for (const input of Object.values(inputs)) input.addEventListener("input", paint);
+  controls.addEventListener("input", paint);
   paint();
 }
