@@ -24,6 +24,7 @@ from course_utils.distributed import RankFailed, distributed_from_environment, l
 from course_utils.distributed.launch import _context
 from course_utils.models import ViT, ViTConfig
 from course_utils.models.stems import ConvStem, stem_macs
+from course_utils.training import Muon
 from course_utils.vision import train_ddp
 from course_utils.vision.assembly import build_model, choose_precision, make_optimizer, training_batches
 from course_utils.vision.recipes import FromScratch
@@ -348,9 +349,10 @@ def test_the_rate_belongs_to_the_batch() -> None:
 
 def test_schedule_and_optimizer_follow_the_recipe() -> None:
     model = build_model(tiny(), (1, 8, 8), 10)
-    for config, rates in (
-        (tiny(warmup=0.2, lr=1.0, lr_batch=64), [0.0, 0.5, 1.0]),
-        (FromScratch(preset="tutorial"), [1e-5] * 3),
+    for config, rates, kind in (
+        (tiny(warmup=0.2, lr=1.0, lr_batch=64), [0.0, 0.5, 1.0], Muon),
+        (tiny(optimizer="adamw", warmup=0.2, lr=1.0, lr_batch=64), [0.0, 0.5, 1.0], torch.optim.AdamW),
+        (FromScratch(preset="tutorial"), [1e-5] * 3, torch.optim.Adam),
     ):
         optimizer, scheduler = make_optimizer(config, model, 10)
         found = []
@@ -359,7 +361,19 @@ def test_schedule_and_optimizer_follow_the_recipe() -> None:
             optimizer.step()
             scheduler.step()
         assert found == pytest.approx(rates)
-        assert type(optimizer) is (torch.optim.Adam if config.optimizer == "adam" else torch.optim.AdamW)
+        assert type(optimizer) is kind
+
+
+@pytest.mark.parametrize(("stem", "convolutions"), [((16, 16, 16), 5), ((), 0)])
+def test_muon_turns_the_encoder_and_the_stem_behind_it(stem: tuple[int, ...], convolutions: int) -> None:
+    """Matrices between hidden numbers; a plain patch embedding reads pixels, and AdamW keeps it."""
+    config = tiny(stem=stem, muon_factor=7.0)
+    optimizer, _ = make_optimizer(config, build_model(config, (1, 8, 8), 10), 10)
+    turned = [p for group in optimizer.param_groups if group["muon"] for p in group["params"]]
+    assert sum(p.dim() == 2 for p in turned) == 6 * config.depth
+    assert sum(p.dim() == 4 for p in turned) == convolutions
+    assert {group["factor"] for group in optimizer.param_groups if group["muon"]} == {7.0}
+    assert {group["factor"] for group in optimizer.param_groups if not group["muon"]} == {1.0}
 
 
 @pytest.mark.parametrize("preset", ["compact", "compact_long", "deit", "tutorial"])

@@ -3,6 +3,7 @@
 from course_utils.training.checkpoint import Checkpoint, load, save
 from course_utils.training.history import History, Metrics, StepResult
 from course_utils.training.loop import Precision, evaluate, make_scaler, train, train_step
+from course_utils.training.muon import Muon, muon_groups
 from course_utils.training.optim import (
     adamw,
     constant,
@@ -16,6 +17,7 @@ __all__ = [
     "Checkpoint",
     "History",
     "Metrics",
+    "Muon",
     "Precision",
     "StepResult",
     "adamw",
@@ -23,6 +25,7 @@ __all__ = [
     "evaluate",
     "load",
     "make_scaler",
+    "muon_groups",
     "parameter_groups",
     "save",
     "schedule_lr",

@@ -19,7 +19,16 @@ from course_utils.data.transforms import rand_augment as rand
 from course_utils.distributed import Process
 from course_utils.models import ViT, ViTConfig
 from course_utils.models.stems import ConvStem
-from course_utils.training import Precision, adamw, constant, schedule_lr, warmup_cosine
+from course_utils.training import (
+    Muon,
+    Precision,
+    adamw,
+    constant,
+    muon_groups,
+    parameter_groups,
+    schedule_lr,
+    warmup_cosine,
+)
 from course_utils.training.loop import LossFunction
 from course_utils.vision.recipes import FromScratch
 
@@ -77,10 +86,18 @@ def build_model(config: FromScratch, shape: tuple[int, int, int], classes: int, 
         return ViT(sizes, partial(ConvStem, channels=config.stem))
 
 
-def make_optimizer(config: FromScratch, model: nn.Module, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+def make_optimizer(
+    config: FromScratch, model: nn.Module, steps: int, precision: Precision = "fp32"
+) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """The optimizer, and the rate of each of ``steps`` steps."""
     optimizer: torch.optim.Optimizer
-    if config.optimizer == "adamw":
+    if config.optimizer == "muon":
+        assert isinstance(model, ViT)
+        hidden = [model.encoder, model.patch_embedding] if config.stem else [model.encoder]
+        groups = muon_groups(parameter_groups(model, config.weight_decay), hidden, config.muon_factor)
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        optimizer = Muon(groups, config.rate, dtype=dtype)
+    elif config.optimizer == "adamw":
         optimizer = adamw(model, config.rate, weight_decay=config.weight_decay)
     else:  # decays biases and norms as well, through the gradient: for comparison
         optimizer = torch.optim.Adam(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)

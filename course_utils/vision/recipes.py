@@ -18,7 +18,7 @@ from course_utils.training.settings import Settings
 Preset = Literal["compact", "compact_long", "deit", "tutorial"]
 Augmentation = Literal["none", "crop", "strong", "tutorial"]
 
-COMPACT: dict[str, Any] = {}  # the defaults below
+COMPACT: dict[str, Any] = {"optimizer": "muon"}  # and the defaults below
 PRESETS: dict[str, dict[str, Any]] = {
     "compact": COMPACT,
     "compact_long": {
@@ -64,9 +64,12 @@ class FromScratch(Settings):
     drop_path: float = Field(0.0, ge=0, lt=1, description="share of images that skip the last layer's branches")
 
     epochs: int = Field(5, ge=1, description="passes over the training images")
-    batch_size: int = Field(64, ge=1, description="images of one step, of all processes together")
-    optimizer: Literal["adamw", "adam"] = Field("adamw", description="decay beside the gradient, or mixed into it")
+    batch_size: int = Field(128, ge=1, description="images of one step, of all processes together")
+    optimizer: Literal["muon", "adamw", "adam"] = Field(
+        "adamw", description="adamw decays beside the gradient, adam through it; muon turns whole matrices"
+    )
     lr: float = Field(2e-3, gt=0, description="largest learning rate, for a batch of lr_batch images")
+    muon_factor: float = Field(20.0, gt=0, description="the rate of Muon's matrices, as a multiple of the others'")
     lr_batch: int = Field(128, ge=1, description="the batch that lr belongs to; the rate grows with batch_size")
     lr_min: float = Field(0.0, ge=0, description="where the cosine ends")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="of the rate, after warm-up")

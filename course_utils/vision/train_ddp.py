@@ -91,7 +91,7 @@ def _assemble(config: FromScratch, process: Process, images: Images | None) -> S
     precision = choose_precision(config, process.device)
     channels, height, width = images.x.shape[1:]
     model = build_model(config, (channels, height, width), len(images.classes), precision).to(process.device)
-    optimizer, scheduler = make_optimizer(config, model, per_epoch * config.epochs)
+    optimizer, scheduler = make_optimizer(config, model, per_epoch * config.epochs, precision)
     scaler = make_scaler(precision, process.device)
     averaged = averaging(model, config.ema)
     state = State(
