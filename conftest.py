@@ -5,6 +5,7 @@ folder, no network, a budget), then `tools.judge.faults`, and keeps the executed
 """
 
 import json
+import os
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--overwrite", default=False):
         raise pytest.UsageError("chapters are never written over: the executed copies lie in _build/executed")
+    if (share := _threads()) is not None:
+        os.environ["OMP_NUM_THREADS"] = str(share)  # before anything imports torch
 
 
 class ChapterItem(NotebookItem):
@@ -47,7 +50,7 @@ class ChapterItem(NotebookItem):
         if unknown := self._mocks(source):
             raise ValueError(f"{source.name}: nbmake mocks are not run here, a chapter shows what ran: {unknown[0]}")
         before = execution.stamp(source)
-        run = execution.run(source, patience=self.config.getoption("--patience"))
+        run = execution.run(source, patience=self.config.getoption("--patience"), threads=_threads())
         failure = _failure(source, run)
         if failure is not None:
             execution.write(execution.ROOT / "_build" / "failed" / source.name, nbformat.writes(run.notebook))
@@ -93,6 +96,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.getoption("--stale"):
         session.exitstatus = pytest.ExitCode.OK  # nothing was out of date
+
+
+def _threads() -> int | None:
+    """How many threads a test's products may use where several workers share the cores; else all that there are.
+
+    Two workers with two threads each on two cores take a third longer than with one each: they wait for each other.
+    """
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return max(1, (os.cpu_count() or 1) // workers) if workers > 1 else None
 
 
 def _failure(source: Path, run: execution.Run) -> NotebookError | None:

@@ -53,8 +53,8 @@ def setup(chapter: str, *, seed: int = 0, threads: int | None = None, memory_gb:
 
     Args:
         chapter: its number, such as ``"06"``.
-        threads: how many cores torch may use; by default as many as this process has, two at most, so that times
-            on a large machine stay comparable with those printed in the book.
+        threads: how many cores torch may use; by default OMP_NUM_THREADS if it is set, else as many as this process
+            has, two at most, so that times on a large machine stay comparable with those printed in the book.
         memory_gb: what the chapter needs.
 
     Returns:
@@ -64,7 +64,8 @@ def setup(chapter: str, *, seed: int = 0, threads: int | None = None, memory_gb:
         RuntimeError: when the chapter cannot run here; the message says why and what to do.
     """
     seed_everything(seed)
-    torch.set_num_threads(threads or min(2, cores()))
+    asked = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else min(2, cores())  # torch has read it
+    torch.set_num_threads(threads or asked)
     preflight = Preflight(chapter, _look(memory_gb))
     if preflight.status == "blocked":
         raise RuntimeError(str(preflight))

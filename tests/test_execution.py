@@ -256,12 +256,14 @@ def test_a_cell_that_was_not_timed_and_a_process_left_over() -> None:
     ]
 
 
-def test_the_users_own_settings_of_matplotlib_do_not_reach_a_chapter(tmp_path: Path, monkeypatch: Any) -> None:
-    """The planted mistake: a user's list of fonts that has been spoilt, which made matplotlib warn in every figure."""
+def test_the_users_own_settings_do_not_reach_a_chapter(tmp_path: Path, monkeypatch: Any) -> None:
+    """The planted mistakes: a list of fonts that has been spoilt (matplotlib then warned in every figure), threads."""
     (tmp_path / "matplotlibrc").write_text("lines.linewidth: 77\n")
     monkeypatch.setenv("MPLCONFIGDIR", str(tmp_path))
-    cell = "import time\n\nimport matplotlib\n\ntime.sleep(1)\nprint(matplotlib.rcParams['lines.linewidth'])"
+    monkeypatch.setenv("OMP_NUM_THREADS", "77")
+    show = "print(matplotlib.rcParams['lines.linewidth'], os.environ['OMP_NUM_THREADS'])"
+    cell = f"import os\nimport time\n\nimport matplotlib\n\ntime.sleep(1)\n{show}"
     course = Course(tmp_path / "course")
     course.add(notebook(cell, chapter="01"), "01_style.ipynb")
-    run = execution.run(course.root / "notebooks" / "01_style.ipynb")
-    assert run.notebook.cells[-1].outputs[0].text == "1.5\n"
+    run = execution.run(course.root / "notebooks" / "01_style.ipynb", threads=3)
+    assert run.notebook.cells[-1].outputs[0].text == "1.5 3\n"

@@ -1,4 +1,7 @@
+import os
 import random
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -19,6 +22,19 @@ def test_setup_seeds_everything_and_reports(capsys):
     assert all(a != b for a, b in zip(first, third, strict=True))
     assert repr(first_report).startswith("Chapter 06: ok")
     assert capsys.readouterr().out == ""  # the cell shows the value; nothing is printed twice
+
+
+def test_threads_are_two_unless_something_else_was_asked_for():
+    ask = "import torch; from course_utils import runtime; runtime.setup('06'{}); print(torch.get_num_threads())"
+
+    def threads(more: str = "", **environment: str) -> int:
+        kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"} | environment
+        command = [sys.executable, "-c", ask.format(more)]
+        return int(subprocess.run(command, env=kept, capture_output=True, text=True, check=True).stdout)
+
+    assert threads() == min(2, runtime.cores())
+    assert threads(OMP_NUM_THREADS="1") == 1
+    assert threads(", threads=3", OMP_NUM_THREADS="1") == 3
 
 
 def test_too_little_memory_is_a_warning_not_the_end():

@@ -132,11 +132,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def run(notebook: Path, *, patience: float = 1.0) -> Run:
+def run(notebook: Path, *, patience: float = 1.0, threads: int | None = None) -> Run:
     """Execute `notebook` and return what came of it; the file itself is only read.
 
-    `patience` multiplies the time budget (for a machine slower than the reference: two cores). Raises ValueError when
-    the notebook states no budget.
+    `patience` multiplies the time budget (for a machine slower than the reference: two cores). `threads` says how many
+    the kernel's products may use, where it has to share the cores with others. Raises ValueError when the notebook
+    states no budget.
     """
     nb = nbformat.read(notebook, as_version=4)
     seconds, gigabytes = _budget(notebook, nb)
@@ -158,7 +159,7 @@ def run(notebook: Path, *, patience: float = 1.0) -> Run:
         watch = Watch(client, seconds * patience, max(gigabytes, MEMORY_LIMIT_GB) * GB)
         try:
             with watch:
-                client.execute(env=_environment(mark, Path(base, "ipython")))
+                client.execute(env=_environment(mark, Path(base, "ipython"), threads))
         except CellExecutionError:
             outcome.failing_cell = watch.cell
         except DeadKernelError:
@@ -180,8 +181,10 @@ def _budget(notebook: Path, nb: NotebookNode) -> tuple[float, float]:
     return float(course["seconds"]), float(course["memory_gb"])
 
 
-def _environment(mark: str, ipython: Path) -> dict[str, str]:
+def _environment(mark: str, ipython: Path, threads: int | None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
+    if threads is not None:
+        kept["OMP_NUM_THREADS"] = str(threads)
     return kept | {
         "COURSE_RUN": mark,  # inherited by every process of the chapter: how leftovers are found
         "PYTHONPATH": str(OFFLINE),  # and nothing else: the package must come from where it is installed
