@@ -98,7 +98,7 @@ def one_step(model: nn.Module, later: Callable[[], Any], micro_batches: int) -> 
     return mean
 
 
-def train(model: Zero, micro_batches: int = 1, steps: int = STEPS) -> tuple[list[float], list[float]]:
+def train(model: Zero, micro_batches: int = 1, steps: int = STEPS) -> tuple[list[float], list[Any]]:
     """Losses and norms of some steps."""
     found = [(one_step(model, model.accumulating, micro_batches), model.step()) for _ in range(steps)]
     losses, norms = zip(*found, strict=True)
@@ -226,7 +226,6 @@ def test_bytes_are_those_of_the_formulas(ranks: int) -> None:
                 # The count by hand also sees counters of steps and buffers of this test.
                 assert measured["live"] == pytest.approx(device.total + host.total, rel=0.02), (precision, setting)
                 sent = estimate.sent(found["parameters"], ranks, setting["stage"], precision=precision)
-                measured["sent"].pop("all_reduce") if setting["stage"] else None  # of the norm, one number
                 assert measured["sent"] == pytest.approx(sent, rel=0.02), (precision, setting)
 
 
@@ -319,7 +318,7 @@ class NeverReleases(Stage3):
     def _done(self, layer: nn.Module, direction: Any) -> None:
         self._computing[layer].discard(direction)
 
-    def step(self) -> float:
+    def step(self) -> float | None:
         for unit in self.units:
             if unit.is_here:
                 unit.release()
@@ -475,7 +474,7 @@ def test_recomputation_evaluation_and_failures_leave_a_released_model() -> None:
         x, norms, released = torch.randn(4, 8), [], []
         for kind in (Plain, Recomputing):
             torch.manual_seed(0)
-            model = zero(kind(), ADAMW, 3)
+            model = zero(kind(), ADAMW, 3, clip=1.0)
             model(x).square().mean().backward()
             norms.append(model.step())
             with torch.no_grad():

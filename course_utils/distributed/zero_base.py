@@ -180,11 +180,12 @@ class Zero(nn.Module):
             raise RuntimeError(f"{late[0]} was unfrozen after zero() was called, so no rank updates it: wrap again")
 
     @torch.no_grad()
-    def step(self) -> float:
+    def step(self) -> float | None:
         """Clip, update this rank's part of the weights, make the new weights known, and free the gradients.
 
         Returns:
-            the norm of the whole model's averaged gradient, before clipping.
+            the norm of the whole model's averaged gradient, before clipping; None without ``clip``, because it costs a
+            pass over the gradients and an exchange.
 
         Raises:
             RuntimeError: before any backward, or when all of them were in ``accumulating``.
@@ -195,8 +196,10 @@ class Zero(nn.Module):
                 "micro-batch of a step outside `accumulating`"
             )
         self._complete = False
-        norm = self._gradient_norm()
-        scale = 1.0 if self.clip is None else min(1.0, self.clip / (norm + 1e-6))  # as torch's clip_grad_norm_
+        norm, scale = None, 1.0
+        if self.clip is not None:
+            norm = self._gradient_norm()
+            scale = min(1.0, self.clip / (norm + 1e-6))  # as torch's clip_grad_norm_
         for unit in self.trained:
             assert unit.master is not None
             gradient = self._gradient_of(unit).to(unit.master.device, torch.float32)
