@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
@@ -87,12 +87,11 @@ def build_model(config: FromScratch, shape: tuple[int, int, int], classes: int, 
 
 
 def make_optimizer(
-    config: FromScratch, model: nn.Module, steps: int, precision: Precision = "fp32"
+    config: FromScratch, model: ViT, steps: int, precision: Precision = "fp32"
 ) -> tuple[torch.optim.Optimizer, LambdaLR]:
     """The optimizer, and the rate of each of ``steps`` steps."""
     optimizer: torch.optim.Optimizer
     if config.optimizer == "muon":
-        assert isinstance(model, ViT)
         hidden = [model.encoder, model.patch_embedding] if config.stem else [model.encoder]
         groups = muon_groups(parameter_groups(model, config.weight_decay), hidden, config.muon_factor)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float32

@@ -23,7 +23,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "compact": COMPACT,
     "compact_long": {
         **COMPACT,
-        "epochs": 50,
+        "epochs": 60,
         "augment": "strong",
         "drop_path": 0.1,
         "ema": 0.999,
@@ -64,13 +64,13 @@ class FromScratch(Settings):
     drop_path: float = Field(0.0, ge=0, lt=1, description="share of images that skip the last layer's branches")
 
     epochs: int = Field(5, ge=1, description="passes over the training images")
-    batch_size: int = Field(128, ge=1, description="images of one step, of all processes together")
+    batch_size: int = Field(256, ge=1, description="images of one step, of all processes together")
     optimizer: Literal["muon", "adamw", "adam"] = Field(
         "adamw", description="adamw decays beside the gradient, adam through it; muon turns whole matrices"
     )
     lr: float = Field(2e-3, gt=0, description="largest learning rate, for a batch of lr_batch images")
     muon_factor: float = Field(20.0, gt=0, description="the rate of Muon's matrices, as a multiple of the others'")
-    lr_batch: int = Field(128, ge=1, description="the batch that lr belongs to; the rate grows with batch_size")
+    lr_batch: int = Field(256, ge=1, description="the batch that lr belongs to; the rate grows with batch_size")
     lr_min: float = Field(0.0, ge=0, description="where the cosine ends")
     schedule: Literal["cosine", "constant"] = Field("cosine", description="of the rate, after warm-up")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the rate rises from zero")

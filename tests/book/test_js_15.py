@@ -6,11 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.vision.assembly import make_optimizer
+from course_utils.vision.assembly import build_model, make_optimizer
 from course_utils.vision.recipes import FromScratch
 
 DATA = {"ranks": 4, "per_rank": 32, "epochs": 5, "images": 50_000, "lr": 5e-4, "lr_batch": 512, "warmup": 0.1}
@@ -34,9 +33,9 @@ def test_rates_are_those_of_a_run(page: Page, changes: dict[str, Any]) -> None:
     chosen = {**DATA, **changes}
     batch = chosen["ranks"] * chosen["per_rank"]
     keys = {key: chosen[key] for key in ("epochs", "lr", "lr_batch", "warmup")}
-    config = FromScratch(batch_size=batch, optimizer="adamw", **keys)  # whatever the model is
+    config = FromScratch(batch_size=batch, **keys)
     steps = chosen["images"] // batch * config.epochs
-    optimizer, scheduler = make_optimizer(config, torch.nn.Linear(2, 2), steps)
+    optimizer, scheduler = make_optimizer(config, build_model(config, (1, 8, 8), 10), steps)
     rates = []
     for _ in range(steps):
         rates.append(optimizer.param_groups[0]["lr"])
