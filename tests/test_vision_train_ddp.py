@@ -26,7 +26,13 @@ from course_utils.models import ViT, ViTConfig
 from course_utils.models.stems import ConvStem, stem_macs
 from course_utils.training import Muon
 from course_utils.vision import train_ddp
-from course_utils.vision.assembly import build_model, choose_precision, make_optimizer, training_batches
+from course_utils.vision.assembly import (
+    build_model,
+    choose_precision,
+    load_split,
+    make_optimizer,
+    training_batches,
+)
 from course_utils.vision.recipes import FromScratch
 from course_utils.vision.runs import LAST, open_run
 from course_utils.vision.together import agree, evaluate
@@ -270,7 +276,7 @@ BAD: dict[str, tuple[Callable[[Path], Changes], str]] = {
         lambda p: {"data": "cifar10", "data_dir": cifar(p / "b.npz", x_train=np.zeros((8, 28, 28, 3), np.uint8))},
         "expected uint8",
     ),
-    "patch does not fit": (lambda p: {"patch_size": 16}, "image height 8 is no multiple"),
+    "patch does not fit": (lambda p: {"patch_size": 16, "image_size": 24}, "image height 24 is no multiple"),
     "stem does not fit": (lambda p: {"patch_size": 2}, "behind a stem of stride 4"),
     "stem of two": (lambda p: {"stem": (16, 16)}, "three multiples of 16"),
     "batch too large": (lambda p: {"batch_size": 512}, "make no batch of 512"),
@@ -290,6 +296,24 @@ def test_refused_in_a_sentence(case: str, tmp_path: Path) -> None:
     with pytest.raises((ValueError, FileNotFoundError), match=said):
         train(FromScratch.checked({**TINY, "output": str(output), **make(tmp_path)}, "the options"))
     assert not output.exists()
+
+
+@pytest.mark.parametrize(("data", "patch", "side", "border"), [("fashion", 8, 32, 2), ("fashion", 4, 28, 0)])
+def test_a_border_makes_up_the_patches_of_embedded_images(data: str, patch: int, side: int, border: int) -> None:
+    config = FromScratch(data=data, patch_size=patch)
+    for split in ("train", "test"):
+        x, plain = load_split(config, split).x, load_images(config.data, split=split).x
+        inside = slice(border, side - border)
+        assert x.shape[2:] == (side, side)
+        assert torch.equal(x[:, :, inside, inside], plain)
+        assert x.sum() == plain.sum()
+
+
+def test_without_a_choice_the_embedded_images_train() -> None:
+    """What the command does when it is given nothing, but for its length."""
+    result = train(FromScratch(epochs=1, limit=512, output=None))
+    assert result.test is not None
+    assert result.test.samples == 2000
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ def load_split(config: FromScratch, split: Split) -> Images:
     if config.data == "cifar10":
         read = partial(load_images, "cifar10", root=config.data_dir, download=config.download)
     else:
-        read = partial(load_images, config.data)
+        read = partial(_embedded, config)
     if split == "test":
         return read(split="test")
     images = read(split="train")
@@ -60,6 +61,13 @@ def load_split(config: FromScratch, split: Split) -> Images:
         raise ValueError(f"limit is {config.limit}, but there are {len(images)} images to train on: choose fewer")
     chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: config.limit]
     return images.take(chosen.sort().values)
+
+
+def _embedded(config: FromScratch, split: Literal["train", "test"]) -> Images:
+    """An embedded set. Where patches do not fill its 28 or 8 pixels, a border does: black, as the ground is."""
+    images = load_images(config.data, split=split)
+    short = 0 if config.image_size else -images.x.shape[-1] % config.patch_size
+    return replace(images, x=F.pad(images.x, (short // 2, short - short // 2) * 2))
 
 
 def build_model(config: FromScratch, shape: tuple[int, int, int], classes: int, precision: Precision = "fp32") -> ViT:

@@ -53,7 +53,11 @@ class FromScratch(Settings):
     validation: float = Field(0.0, ge=0, lt=1, description="share held out and looked at after each epoch")
     limit: int | None = Field(None, ge=1, description="train on so many images only; none: on all")
 
-    image_size: int | None = Field(None, ge=1, description="pixels the images are enlarged to; none: as they are")
+    image_size: int | None = Field(
+        None,
+        ge=1,
+        description="pixels the images are enlarged to; none: as they are, with a border where patches need one",
+    )
     stem: tuple[int, ...] = Field((48, 96, 192), description="channels of the convolutions before the tokens; or none")
     patch_size: int = Field(8, ge=1, description="pixels of a token's side")
     width: int = Field(192, ge=1, description="numbers of a token")
