@@ -43,7 +43,6 @@ release: book
 clean:
 	rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache
 
-# Of twenty thousand modules few are ever imported: these are compiled then, and a minute is saved here.
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v $(PYTHON) > /dev/null || { \
 	  echo "No $(PYTHON) was found. Install Python 3.11 or newer, or name yours: make PYTHON=/path/to/python3.12"; exit 1; }
@@ -52,5 +51,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 	  echo "This Python cannot make environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-compile $(PIP_ARGS) $(CONSTRAINTS) --editable '.[dev]'
+	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) $(CONSTRAINTS) --editable '.[dev]'
 	@touch $(INSTALLED)
