@@ -21,7 +21,7 @@ AXE = """async (rules) => {
 THIN = """(frame) => {
   const rest = (selector, kept) => [...document.querySelectorAll(selector)].slice(kept);
   for (const e of [...rest("div.highlight pre", 3), ...rest("dt.sig", 6)]) e.textContent = e.textContent;
-  for (const e of [...rest("article svg[role=img]", 1), ...rest("button svg", 3)]) e.replaceChildren();
+  for (const e of rest("article svg[role=img]", 1)) e.replaceChildren();
   for (const e of rest("mjx-container", 4)) e.replaceWith("formula");
   for (const e of [...rest("article dl.py", 12), ...rest("tbody tr", 40)]) e.remove();
   if (!frame) for (const e of document.querySelectorAll("nav")) e.replaceChildren();
