@@ -7,6 +7,7 @@ import os
 import random
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from course_utils.vision.assembly import (
     training_batches,
 )
 from course_utils.vision.recipes import FromScratch
-from course_utils.vision.runs import LAST, open_run
+from course_utils.vision.runs import LAST, averaging, open_run
 from course_utils.vision.together import agree, evaluate
 from course_utils.vision.train_ddp import Result, train
 
@@ -125,6 +126,24 @@ def test_evaluation_counts_each_image_once(alone: dict[str, Any]) -> None:
         logits = model.eval()((images.x / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1))
     loss = torch.nn.functional.cross_entropy(logits, images.y).item()
     assert found.loss == pytest.approx(loss, abs=1e-5), "the mean over images, not over batches of 16 and one of 1"
+
+
+def test_mirror_images_are_judged_together(tmp_path: Path) -> None:
+    images = load_images("digits", split="test").take(slice(97))
+    mirrored = replace(images, x=images.x.flip(-1))
+    model = build_model(tiny(), (1, 8, 8), 10)
+    with distributed_from_environment() as process:
+        one, other = (evaluate(model, seen, process, mirror=False) for seen in (images, mirrored))
+        both, same = (evaluate(model, seen, process, mirror=True) for seen in (images, mirrored))
+    assert one.loss != pytest.approx(other.loss, abs=1e-4), "the model tells an image from its mirror image"
+    assert both.loss == pytest.approx(same.loss, abs=1e-6)
+    assert both.loss < (one.loss + other.loss) / 2, "the loss of a mean is below the mean of losses"
+    assert both.samples == 97
+    run = train(tiny(mirror=True, output=str(tmp_path)))
+    config, model = open_run(tmp_path)
+    with distributed_from_environment() as process:
+        images = replace(load_images("digits", split="test"), statistics=load_split(config, "train").statistics)
+        assert run.test == evaluate(model, images, process, mirror=True)
 
 
 # Killed and resumed
@@ -386,6 +405,29 @@ def test_schedule_and_optimizer_follow_the_recipe() -> None:
             scheduler.step()
         assert found == pytest.approx(rates)
         assert type(optimizer) is kind
+
+
+@pytest.mark.parametrize("steps", [50, 500])
+def test_averages_look_back_over_the_same_share_of_any_run(steps: int) -> None:
+    model = torch.nn.Linear(1, 1, bias=False)
+    averaged = averaging(model, 0.1, steps)
+    assert averaged is not None
+    for step in range(steps + 1):  # the weight rises from 0 to 1: its mean lags behind by the steps it looks back over
+        torch.nn.init.constant_(model.weight, step / steps)
+        averaged.update_parameters(model)
+    lag = (1 - next(averaged.module.parameters()).item()) * steps
+    assert lag == pytest.approx(0.1 * steps - 1, rel=1e-3), "all but the newest weights of a tenth of the run"
+
+
+def test_averages_of_less_than_a_step_are_the_weights_and_of_none_are_not_kept() -> None:
+    model = torch.nn.Linear(1, 1)
+    averaged = averaging(model, 0.01, 5)
+    assert averaged is not None
+    averaged.update_parameters(model)
+    torch.nn.init.ones_(model.weight)
+    averaged.update_parameters(model)
+    assert next(averaged.module.parameters()).item() == 1
+    assert averaging(model, 0.0, 5) is None
 
 
 @pytest.mark.parametrize(("stem", "convolutions"), [((16, 16, 16), 5), ((), 0)])

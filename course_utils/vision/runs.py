@@ -93,10 +93,15 @@ def open_run(folder: str | Path) -> tuple[FromScratch, ViT]:
     return config, model.eval()
 
 
-def averaging(model: torch.nn.Module, decay: float) -> AveragedModel | None:
-    """A running mean of the weights, ``mean += (1 - decay) * (weights - mean)`` after each step; None if decay is 0."""
-    if not decay:
+def averaging(model: torch.nn.Module, share: float, steps: int) -> AveragedModel | None:
+    """A running mean of the weights, ``mean += (weights - mean) / n`` after each step; None if ``share`` is 0.
+
+    It looks back over about n steps, the given share of the run's. A fixed n that suits one run spoils a shorter one:
+    its mean still holds weights from the run's middle.
+    """
+    if not share:
         return None
+    decay = 1 - 1 / max(1.0, share * steps)
     return AveragedModel(model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(decay))
 
 

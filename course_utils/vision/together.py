@@ -33,6 +33,7 @@ def evaluate(
     *,
     precision: Precision = "fp32",
     size: int | None = None,
+    mirror: bool = False,
     batch_size: int = EVALUATION_BATCH,
 ) -> Metrics:
     """Loss and accuracy over all images, shared out over the processes; the same on each of them.
@@ -44,6 +45,7 @@ def evaluate(
     Args:
         model: the bare module, not its DDP wrapper: a wrapper's forward may want the other processes at its side.
         size: pixels the images are enlarged to.
+        mirror: judge the mean of what the model says of an image and of its mirror image.
     """
     all_batches = batches(images, batch_size, device=process.device, size=size)
     own = islice(all_batches, process.rank, None, process.world_size)
@@ -53,7 +55,7 @@ def evaluate(
     model.eval()
     for x, y in own:  # [B, C, H, W], [B]
         with autocast(precision, process.device):
-            logits = model(x)  # [B, classes]
+            logits = (model(x) + model(x.flip(-1))) / 2 if mirror else model(x)  # [B, classes]
         loss += F.cross_entropy(logits.float(), y, reduction="sum")
         counts += torch.stack([(logits.argmax(-1) == y).sum(), torch.tensor(len(y), device=process.device)])
     model.train(training)

@@ -93,7 +93,7 @@ def _assemble(config: FromScratch, process: Process, images: Images | None) -> S
     model = build_model(config, (channels, height, width), len(images.classes), precision).to(process.device)
     optimizer, scheduler = make_optimizer(config, model, per_epoch * config.epochs, precision)
     scaler = make_scaler(precision, process.device)
-    averaged = averaging(model, config.ema)
+    averaged = averaging(model, config.ema, per_epoch * config.epochs)
     state = State(
         config, process, precision, images, model, optimizer, scheduler, scaler, averaged, per_epoch, 0, [], []
     )
@@ -170,7 +170,10 @@ def _evaluate(state: State, images: Images) -> Metrics:
     model = state.model if state.averaged is None else state.averaged.module
     # Normalised as the images that it learned from, whatever else these were loaded with.
     images = replace(images, statistics=state.images.statistics or channel_statistics(state.images.x))
-    return evaluate(model, images, state.process, precision=state.precision, size=state.config.image_size)
+    config = state.config
+    return evaluate(
+        model, images, state.process, precision=state.precision, size=config.image_size, mirror=config.mirror
+    )
 
 
 def _say_begin(state: State) -> None:
