@@ -2,7 +2,7 @@
 #
 #   make book      run the chapters that changed and build the book: open _build/html/index.html
 #   make test      lint, types, every test, every chapter
-#   make lint      the first two of these
+#   make lint      the first two of these alone
 #   make release   the wheel, the book and the students' notebooks as files in dist/
 #   make clean     remove what was built (the environment stays; remove .venv by hand)
 #
@@ -21,17 +21,22 @@ VENV = .venv
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/installed
 
-.PHONY: book test lint release clean
+.PHONY: book test style lint release clean
+
+# Thousands of processes import the package: they compile it once, even where the environment says that none may.
+export PYTHONDONTWRITEBYTECODE =
 
 book: $(INSTALLED)
 	$(RUN) -m tools.book
 
-test: lint
+test: style
 	$(RUN) -m pytest --nbmake -n $(JOBS) --dist loadfile --no-loadscope-reorder --patience 2 $(PYTEST_ARGS)
 
-lint: $(INSTALLED)
+style: $(INSTALLED)
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
+
+lint: style
 	$(RUN) -m mypy
 
 release: book

@@ -26,9 +26,6 @@ collect_ignore = ["notebooks/exercises"]  # the students' copies: their stubs ra
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("course")
-    group.addoption(
-        "--stale", action="store_true", help="run only chapters whose executed copy is missing or out of date"
-    )
     group.addoption("--patience", type=float, default=1.0, help="multiply every chapter's time budget (a slow machine)")
     group.addoption(
         "--colab-all", action="store_true", help="run every whole chapter as in Colab, not only the quickest"
@@ -87,15 +84,6 @@ def pytest_collect_file(file_path: Path) -> Generator[None, list[Any], list[Any]
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Chapters first: the tests that open the built book then find them executed, and nothing runs twice.
     items.sort(key=lambda item: not isinstance(item, ChapterItem))
-    if config.getoption("--stale"):
-        fresh = [item for item in items if isinstance(item, ChapterItem) and execution.fresh(Path(item.filename))]
-        config.hook.pytest_deselected(items=fresh)
-        items[:] = [item for item in items if item not in fresh]
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if exitstatus == pytest.ExitCode.NO_TESTS_COLLECTED and session.config.getoption("--stale"):
-        session.exitstatus = pytest.ExitCode.OK  # nothing was out of date
 
 
 def _threads() -> int | None:

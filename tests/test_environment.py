@@ -132,9 +132,10 @@ def test_make_installs_the_tested_set_once(tmp_path: Path) -> None:
     done = _make(tmp_path, "--dry-run", "test")
     assert "-m pip install" in done.stdout
     assert "-c constraints.txt --editable '.[dev]'" in done.stdout
-    steps = ["-m ruff check", "-m ruff format --check", "-m mypy", "-m pytest --nbmake"]
+    steps = ["-m ruff check", "-m ruff format --check", "-m pytest --nbmake"]  # types are among the tests
     places = [done.stdout.index(step) for step in steps]
     assert places == sorted(places)
+    assert "-m mypy" in _make(tmp_path, "--dry-run", "lint").stdout
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "installed").touch()
     again = subprocess.run(["make", "-n", "test"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout

@@ -143,12 +143,25 @@ def test_what_makes_an_executed_copy_stale(ran: tuple[Course, str]) -> None:
     ]
 
 
-def test_stale_passes_over_what_is_fresh(ran: tuple[Course, str]) -> None:
-    done = ran[0].pytest("--stale", "-k", "01_good or 09_idle", "--color=no")
-    assert "FAILED notebooks/09_idle.ipynb" in done.stdout
-    assert "01_good.ipynb" not in done.stdout
-    nothing_left = ran[0].pytest("--stale", "-k", "01_good")
-    assert nothing_left.returncode == 0, nothing_left.stdout
+BOOK = """
+import sys
+from tools import book
+book.CHAPTERS = [chapter for chapter in book.CHAPTERS if chapter.stem in sys.argv[1:]]
+book.run_chapters()
+"""
+
+
+def test_the_book_runs_what_is_stale_and_passes_over_what_is_fresh(ran: tuple[Course, str]) -> None:
+    def run(*chapters: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", BOOK, *chapters]
+        return subprocess.run(command, cwd=ran[0].root, capture_output=True, text=True, timeout=120)
+
+    stale = run("01_good", "09_idle")
+    assert "FAILED notebooks/09_idle.ipynb" in stale.stdout
+    assert "01_good.ipynb" not in stale.stdout
+    assert "BookError: a chapter did not run through" in stale.stderr
+    fresh = run("01_good")
+    assert (fresh.returncode, fresh.stdout) == (0, ""), fresh.stderr
 
 
 def test_a_notebook_without_a_budget_is_refused(tmp_path: Path) -> None:

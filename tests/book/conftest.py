@@ -13,21 +13,28 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 from playwright.sync_api import Browser, sync_playwright
-from site_window import Window
+from site_window import Window, new_window
 
 from tools.book import build
 
 VENDOR = Path(__file__).parent / "vendor"
+LONGEST = "test_every_page.py"
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The site is tested last: by then the chapters have run, and building it executes none of them again."""
+    """The site is tested when the chapters have run, and building it executes none of them again.
+
+    The first of these tests builds it, while the other worker still has the tests of the package; the rest come last.
+    """
     here = Path(__file__).parent
     book = [item for item in items if item.path.is_relative_to(here)]
+    others = [item for item in items if not item.path.is_relative_to(here)]
     for item in book:
         item.add_marker(pytest.mark.timeout(1500))  # the first one may have to run every chapter, and builds the book
-    items[:] = [item for item in items if not item.path.is_relative_to(here)] + book
+    long = [item for item in book if item.path.name == LONGEST]
+    package = next((n for n, item in enumerate(others) if item.path.parent == here.parent), len(others))
+    items[:] = [*others[:package], *long, *others[package:], *(item for item in book if item not in long)]
 
 
 @pytest.fixture(scope="session")
@@ -87,24 +94,9 @@ def server(site: Path) -> Iterator[str]:
 
 @pytest.fixture
 def window(browser: Browser, server: str) -> Iterator[Window]:
-    """A fresh window that notes errors, failed requests and requests to other hosts in ``troubles``."""
-    size = {"width": 1280, "height": 900}
-    context = browser.new_context(color_scheme="light", reduced_motion="reduce", viewport=size)
-    page = context.new_page()
-    seen = Window(page, server)
-    own = (server, "data:", "blob:")
-
-    def note(trouble: str) -> None:
-        seen.troubles.append(f"{page.url}: {trouble}")
-
-    page.on("request", lambda r: r.url.startswith(own) or note(f"asks another host for {r.url}"))
-    # A request that was still under way when the window went on to the next page is aborted, and no trouble.
-    page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED" or note(f"could not load {r.url}"))
-    page.on("response", lambda r: r.status >= 400 and note(f"{r.status} for {r.url}"))
-    page.on("console", lambda message: message.type == "error" and note(f"console: {message.text}"))
-    page.on("pageerror", lambda error: note(f"error: {error}"))
-    yield seen
-    context.close()
+    """A window for one test."""
+    with new_window(browser, server) as window:
+        yield window
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The built site as a reader meets it: every page opened in a browser that has no network."""
+"""The built site as a reader meets it, in a browser that has no network: search, colours, figures, links, buttons."""
 
 from __future__ import annotations
 
@@ -9,48 +9,9 @@ from urllib.parse import unquote, urljoin, urlsplit
 
 import pytest
 from playwright.sync_api import expect
-from site_window import Window, generated_by_sphinx
+from site_window import Window
 
 from tools.execution import CHAPTERS
-
-PHONE = 390  # pixels across
-
-# What a page may hold that is there to be filled: an output, an interactive figure, a formula.
-LOOK = """() => {
-  const empty = (e) => !e.textContent.trim() && !e.querySelector("img, svg, canvas, table, input, button, video");
-  const name = (e) => e.id || e.outerHTML.slice(0, 120);
-  const found = [];
-  for (const e of document.querySelectorAll(".cell_output > .output, .course-interactive")) {
-    if (empty(e)) found.push("empty: " + name(e));
-    if (/Loading widget|Widget Javascript not detected/.test(e.textContent)) found.push("no widget came: " + name(e));
-  }
-  for (const e of document.querySelectorAll(".course-interactive"))
-    if (!e.querySelector("button, input, select")) found.push("a figure with nothing to act on: " + name(e));
-  for (const e of document.querySelectorAll("mjx-merror, [data-mjx-error]")) found.push("formula: " + e.textContent);
-  for (const e of document.querySelectorAll("article img"))
-    if (!e.alt.trim() || /[\\\\/]/.test(e.alt)) found.push("an image without a text that says what it shows: " + e.src);
-  for (const e of document.querySelectorAll("article svg[role=img]"))
-    if (!(e.getAttribute("aria-label") || "").trim()) found.push("a drawing without a label: " + name(e));
-  return found;
-}"""
-
-
-def test_every_page_opens_on_a_phone_without_trouble_and_nothing_in_it_is_empty(
-    window: Window, pages: list[str]
-) -> None:
-    """On a phone's screen; test_axe.py opens the pages on a laptop's."""
-    assert {f"notebooks/{chapter.stem}.html" for chapter in CHAPTERS} <= set(pages)
-    window.page.set_viewport_size({"width": PHONE, "height": 844})
-    found = []
-    for path in pages:
-        page = window.open(path)
-        if page.locator(".math").count():
-            page.wait_for_selector("mjx-container", state="attached", timeout=15_000)
-        found += [f"{path}: {trouble}" for trouble in page.evaluate(LOOK)]
-        width = page.evaluate("document.documentElement.scrollWidth")
-        if width > PHONE and not generated_by_sphinx(path):
-            found.append(f"{path}: {width} px wide")
-    assert not found + window.troubles, "\n".join(found + window.troubles)
 
 
 @pytest.mark.parametrize(
