@@ -23,7 +23,8 @@ INSTALLED = $(VENV)/installed
 
 .PHONY: book test style lint release clean
 
-# Thousands of processes import the package: they compile it once, even where the environment says that none may.
+# Modules are compiled when they are first imported, also where the environment says that they may not: of the twenty
+# thousand that are installed few ever are, and those by thousands of processes.
 export PYTHONDONTWRITEBYTECODE =
 
 book: $(INSTALLED)
@@ -56,5 +57,5 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
 	  echo "This Python cannot make environments. On Debian and Ubuntu: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) $(CONSTRAINTS) --editable '.[dev]'
+	$(RUN) -m pip install --quiet --no-compile --disable-pip-version-check $(PIP_ARGS) $(CONSTRAINTS) --editable '.[dev]'
 	@touch $(INSTALLED)

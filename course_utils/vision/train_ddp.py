@@ -73,7 +73,8 @@ def train(config: FromScratch, images: Images | None = None, test: Images | None
         if process.rank == 0:
             write_history(state, metrics)
             if metrics is not None:
-                log.info("test: accuracy %.4f, loss %.4f (%d images)", metrics.accuracy, metrics.loss, metrics.samples)
+                seen = f"{metrics.samples:,} images" + ", each with its mirror image" * config.mirror
+                log.info("test: accuracy %.4f, loss %.4f (%s)", metrics.accuracy, metrics.loss, seen)
         if process.world_size > 1:
             dist.barrier()  # what the others do next may be to read the files
         return Result(state.step, stopped, state.losses, state.epochs, metrics)

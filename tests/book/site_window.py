@@ -30,22 +30,21 @@ class Window:
 @contextmanager
 def new_window(browser: Browser, server: str) -> Iterator[Window]:
     """A fresh window that notes errors, failed requests and requests to other hosts in ``troubles``."""
-    context = browser.new_context(color_scheme="light", reduced_motion="reduce", viewport=LAPTOP)
-    page = context.new_page()
-    seen = Window(page, server)
-    own = (server, "data:", "blob:")
+    with browser.new_context(color_scheme="light", reduced_motion="reduce", viewport=LAPTOP) as context:
+        page = context.new_page()
+        seen = Window(page, server)
+        own = (server, "data:", "blob:")
 
-    def note(trouble: str) -> None:
-        seen.troubles.append(f"{page.url}: {trouble}")
+        def note(trouble: str) -> None:
+            seen.troubles.append(f"{page.url}: {trouble}")
 
-    page.on("request", lambda r: r.url.startswith(own) or note(f"asks another host for {r.url}"))
-    # A request that was still under way when the window went on to the next page is aborted, and no trouble.
-    page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED" or note(f"could not load {r.url}"))
-    page.on("response", lambda r: r.status >= 400 and note(f"{r.status} for {r.url}"))
-    page.on("console", lambda message: message.type == "error" and note(f"console: {message.text}"))
-    page.on("pageerror", lambda error: note(f"error: {error}"))
-    yield seen
-    context.close()
+        page.on("request", lambda r: r.url.startswith(own) or note(f"asks another host for {r.url}"))
+        # A request that was still under way when the window went on to the next page is aborted, and no trouble.
+        page.on("requestfailed", lambda r: r.failure == "net::ERR_ABORTED" or note(f"could not load {r.url}"))
+        page.on("response", lambda r: r.status >= 400 and note(f"{r.status} for {r.url}"))
+        page.on("console", lambda message: message.type == "error" and note(f"console: {message.text}"))
+        page.on("pageerror", lambda error: note(f"error: {error}"))
+        yield seen
 
 
 def generated_by_sphinx(page: str) -> bool:
