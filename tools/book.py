@@ -157,8 +157,11 @@ def render(source: Path) -> Path:
     )
     if done.returncode != 0:
         raise BookError("the book was not built: each warning above is an error, named with its file and line")
+    index = work / "_build" / "html" / "index.html"  # leads on to the first page
+    # Without an icon of its own a browser asks for /favicon.ico, which is not there.
+    index.write_text(f'<link rel="icon" href="_static/favicon.svg" />\n{index.read_text("utf8")}', "utf8")
     shutil.rmtree(HTML, ignore_errors=True)
-    (work / "_build" / "html").rename(HTML)
+    index.parent.rename(HTML)
     shutil.rmtree(work)
     return HTML
 

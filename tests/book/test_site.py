@@ -36,6 +36,12 @@ def test_a_request_to_another_host_is_noticed_and_refused(window: Window) -> Non
     assert any("console: planted" in trouble for trouble in window.troubles)
 
 
+def test_the_address_alone_leads_to_the_first_page(window: Window, site: Path) -> None:
+    assert window.open("index.html").url.endswith("/book/index.html")
+    assert '<link rel="icon" href="_static/favicon.svg" />' in (site / "index.html").read_text("utf8")
+    assert not window.troubles, "\n".join(window.troubles)
+
+
 def test_search_of_nonsense_finds_nothing(window: Window) -> None:
     window.open("search.html?q=quetzalcoatlus")
     expect(window.page.locator("#search-results p.search-summary")).to_contain_text("did not match", timeout=10_000)

@@ -109,6 +109,7 @@ def test_citations_have_an_entry() -> None:
 
 
 def test_a_failing_chapter_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(book, "fresh", lambda chapter: False)
     monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
     with pytest.raises(book.BookError, match="a chapter did not run"):
         book.build()
