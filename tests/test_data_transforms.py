@@ -21,7 +21,7 @@ from course_utils.data import (
     prefetched,
     rand_augment,
 )
-from course_utils.distributed import launch
+from course_utils.launch import launch
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -8,10 +8,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from course_utils import figures
-from course_utils.estimate.schedule import Action, F
-from course_utils.estimate.schedule_recipes import gpipe, interleaved, one_f_one_b, zero_bubble_h1
-from course_utils.estimate.simulator import Costs, Span, simulate
 from course_utils.figures.timeline import HEIGHT, STYLES, timeline
+from course_utils.pipeline.recipes import gpipe, interleaved, one_f_one_b, zero_bubble_h1
+from course_utils.pipeline.schedule import Action, F
+from course_utils.pipeline.simulator import Costs, Span, simulate
 
 
 def blocks(figure: Figure, panel: int = 0) -> list[Rectangle]:

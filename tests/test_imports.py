@@ -12,24 +12,28 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "course_utils"
 
-# Each room, and the rooms it may import besides itself. `runtime` and `files` may be imported by all and import none.
-BASE = {"estimate", "precision", "models", "data", "sealed"}
-PARALLEL = {"distributed", "tuning"}
+# Each room, and the rooms it may import besides itself. `runtime`, `files` and `sealed` may be imported by all.
+SHARED = {"runtime", "files", "sealed"}
+BASE = {"precision", "models", "data", "launch", "measure"}
+PARALLEL = {"data_parallel", "pipeline", "tensor", "zero", "deepspeed", "hybrid"}
 PROJECTS = {"news", "vision"}
-SHARED = {"runtime", "files"}
+BELOW_TRAINING = SHARED | BASE | PARALLEL | {"plan", "tuning"}
 ALLOWED: dict[str, set[str]] = {
-    **{name: set() for name in SHARED},
+    **{name: {"files"} for name in SHARED},
     **dict.fromkeys(BASE, SHARED),
-    "estimate": SHARED | {"models"},  # counts a model from its configuration
-    **dict.fromkeys(PARALLEL, SHARED | BASE),
-    "training": SHARED | BASE | PARALLEL,
-    **{name: SHARED | BASE | PARALLEL | {"training"} for name in PROJECTS},
-    "bench": SHARED | BASE | PARALLEL | PROJECTS | {"training"},
-    "figures": SHARED | BASE | PARALLEL | PROJECTS | {"training"},
-    "exercises": SHARED | BASE | PARALLEL | PROJECTS | {"training", "figures"},
+    "plan": SHARED | BASE,  # counts a model from its configuration
+    **dict.fromkeys(PARALLEL - {"zero", "hybrid"}, SHARED | BASE | {"plan"}),
+    "zero": SHARED | BASE | {"plan", "data_parallel"},
+    "hybrid": SHARED | BASE | PARALLEL | {"plan"},
+    "tuning": SHARED | BASE | {"plan"},
+    "training": BELOW_TRAINING,
+    **{name: BELOW_TRAINING | {"training"} for name in PROJECTS},
+    "bench": BELOW_TRAINING | PROJECTS | {"training"},
+    "figures": BELOW_TRAINING | PROJECTS | {"training"},
+    "exercises": BELOW_TRAINING | PROJECTS | {"training", "figures"},
 }
-# Model code knows nothing of parallelism: `distributed` takes an untouched module and returns a parallel one.
-SERIAL = BASE | SHARED
+# Model code knows nothing of parallelism: the parallel rooms take an untouched module and returns a parallel one.
+SERIAL = SHARED | {"precision", "models", "data", "plan"}
 
 
 def room(module: str) -> str:
@@ -93,7 +97,7 @@ def test_imports_run_one_way(name: str) -> None:
         (
             "course_utils.models.vit",
             "from course_utils.training.loop import train",
-            "models may import: files, runtime",
+            "models may import: files, runtime, sealed",
         ),
         ("course_utils.models.vit", "from course_utils import figures", "imports course_utils.figures"),
         ("course_utils.models.vit", "from ..training import loop", "imports course_utils.training.loop"),
@@ -107,11 +111,11 @@ def test_imports_run_one_way(name: str) -> None:
         (
             "course_utils.precision.formats",
             "from course_utils.data import images",
-            "precision may import: files, runtime",
+            "precision may import: files, runtime, sealed",
         ),
         ("course_utils.training.loop", "from course_utils.figures import show", "imports course_utils.figures.show"),
         ("course_utils.figures.style", "from course_utils import exercises", "imports course_utils.exercises"),
-        ("course_utils.runtime", "from course_utils.data import images", "runtime may import: none"),
+        ("course_utils.runtime", "from course_utils.data import images", "runtime may import: files"),
         ("course_utils.bench.vit", "from tools import execution", "must work without the checkout"),
     ],
 )

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from course_utils.estimate.flops import FLOPS_PER_MAC, vit_macs, vit_parameters
 from course_utils.models import ViT, ViTConfig
+from course_utils.plan.flops import FLOPS_PER_MAC, vit_macs, vit_parameters
 
 ODD = ViTConfig(
     image_size=(12, 20), patch_size=(4, 2), channels=2, width=24, depth=3, heads=4, mlp_ratio=1.5, num_classes=7,

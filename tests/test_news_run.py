@@ -15,7 +15,7 @@ import torch
 from news_base import make_base, one_thread, options, small, write_titles  # noqa: F401
 
 from course_utils.data.news import LABELS, load_titles
-from course_utils.distributed import launch
+from course_utils.launch import launch
 from course_utils.news import evaluate as scoring
 from course_utils.news import main as training
 from course_utils.news import predict as predicting

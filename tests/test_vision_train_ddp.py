@@ -21,8 +21,8 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from course_utils.data import Images, load_images
-from course_utils.distributed import RankFailed, distributed_from_environment, launch
-from course_utils.distributed.launch import _context
+from course_utils.launch import RankFailed, distributed_from_environment, launch
+from course_utils.launch.launch import _context
 from course_utils.models import ViT, ViTConfig
 from course_utils.models.stems import ConvStem, stem_macs
 from course_utils.training import Muon

@@ -9,8 +9,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from course_utils.bench.runner import Result, Run, compare, interleave
-from course_utils.distributed import launch, ring_all_reduce
-from course_utils.estimate.communication import ring_all_reduce_bytes
+from course_utils.data_parallel import ring_all_reduce
+from course_utils.launch import launch
+from course_utils.measure.communication import ring_all_reduce_bytes
 
 MEGABYTE = 10**6
 SIZES = (1, 16, 64)  # MB

@@ -12,7 +12,9 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from course_utils.bench.runner import Result, Run, compare, interleave
-from course_utils.distributed import DataParallel, Ledger, launch
+from course_utils.data_parallel import DataParallel
+from course_utils.launch import launch
+from course_utils.measure import Ledger
 from course_utils.models.vit import ViT, ViTConfig
 from course_utils.models.vit_config import pair
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 
 from course_utils.bench.runner import Result, Run, compare, interleave
-from course_utils.distributed import Pipeline, cut, launch
-from course_utils.estimate.schedule_recipes import one_f_one_b
+from course_utils.launch import launch
 from course_utils.models import ViT, ViTConfig
+from course_utils.pipeline import Pipeline, cut
+from course_utils.pipeline.recipes import one_f_one_b
 
 GOAL = 1.10
 RANKS, MICRO_BATCHES = 4, 8

@@ -13,9 +13,11 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from course_utils.bench.runner import Result, Run, compare, interleave
-from course_utils.distributed import Ledger, launch, tensor_parallel
+from course_utils.launch import launch
+from course_utils.measure import Ledger
 from course_utils.models import ViT, ViTConfig
 from course_utils.models.vit_config import pair
+from course_utils.tensor import tensor_parallel
 
 RANKS = 2
 BATCH = 16

@@ -12,9 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.bench.runner import Result, Run, compare, interleave
-from course_utils.distributed import Ledger, launch, zero
+from course_utils.launch import launch
+from course_utils.measure import Ledger
 from course_utils.models.vit import ViT, ViTConfig
 from course_utils.models.vit_config import pair
+from course_utils.zero import zero
 
 GOAL = 1.00
 VIT = ViTConfig(image_size=32, patch_size=8, width=256, depth=6, heads=4, num_classes=10)  # 4.8 million parameters

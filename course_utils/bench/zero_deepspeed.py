@@ -13,11 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from course_utils.bench.runner import Result, Run, compare, interleave
-from course_utils.distributed import launch, zero
-from course_utils.distributed.deepspeed_config import deepspeed_config
-from course_utils.distributed.deepspeed_engine import deepspeed_engine, preload
+from course_utils.deepspeed.config import deepspeed_config
+from course_utils.deepspeed.engine import deepspeed_engine, preload
+from course_utils.launch import launch
 from course_utils.models.vit import ViT, ViTConfig
 from course_utils.models.vit_config import pair
+from course_utils.zero import zero
 
 GOAL = 1.00
 VIT = ViTConfig(image_size=32, patch_size=8, width=256, depth=6, heads=4, num_classes=10)  # 4.8 million parameters

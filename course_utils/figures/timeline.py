@@ -9,9 +9,9 @@ from matplotlib.figure import Figure
 from matplotlib.legend_handler import HandlerTuple
 from matplotlib.patches import Patch, Rectangle
 
-from course_utils.estimate.schedule import Kind
-from course_utils.estimate.simulator import Span
 from course_utils.figures.style import PALETTE, subplots
+from course_utils.pipeline.schedule import Kind
+from course_utils.pipeline.simulator import Span
 
 # Kinds differ in colour, in the letter of their label, and in the strip at the foot of the block.
 STYLES: dict[Kind, tuple[str, str, str]] = {  # colour, hatch of the strip, name

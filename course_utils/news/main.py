@@ -24,8 +24,8 @@ import torch
 import torch.distributed as dist
 
 from course_utils.data.news import Title, load_titles
-from course_utils.distributed import Process, RankFailed, distributed_from_environment, launch
 from course_utils.files import atomic_write
+from course_utils.launch import Process, RankFailed, distributed_from_environment, launch
 from course_utils.news.config import Config
 from course_utils.news.loader import Encoded, batches, encode, in_order
 from course_utils.news.model import Built, build, count

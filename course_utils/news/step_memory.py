@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from course_utils.estimate.live import LiveMemory
+from course_utils.measure.live import LiveMemory
 from course_utils.news.config import Config
 from course_utils.news.loader import encode
 from course_utils.news.main import titles_to_train_on

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from course_utils.distributed import DataParallel, Process
+from course_utils.data_parallel import DataParallel
+from course_utils.launch import Process
 from course_utils.news.config import Config
 from course_utils.news.model import Built
 from course_utils.news.optimizer import make_optimizer, make_schedule

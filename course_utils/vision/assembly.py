@@ -17,7 +17,7 @@ from course_utils.data import Images, batches, hold_out, load_images
 from course_utils.data.loading import prefetched
 from course_utils.data.transforms import Augment, Mix, chain, crop_and_flip, erase, from_torchvision, mixup_cutmix
 from course_utils.data.transforms import rand_augment as rand
-from course_utils.distributed import Process
+from course_utils.launch import Process
 from course_utils.models import ViT, ViTConfig
 from course_utils.models.stems import ConvStem
 from course_utils.training import (

@@ -10,8 +10,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import AveragedModel
 
 from course_utils.data import Images
-from course_utils.distributed import Process
 from course_utils.files import atomic_write
+from course_utils.launch import Process
 from course_utils.models import ViT
 from course_utils.training import Metrics, Precision, checkpoint
 from course_utils.vision.recipes import FromScratch

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from course_utils.data import Images, batches
-from course_utils.distributed import Process
+from course_utils.launch import Process
 from course_utils.training import Metrics, Precision
 from course_utils.training.loop import autocast
 

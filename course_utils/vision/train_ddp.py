@@ -26,7 +26,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from course_utils.data import Images, channel_statistics
-from course_utils.distributed import Process, RankFailed, distributed_from_environment, launch
+from course_utils.launch import Process, RankFailed, distributed_from_environment, launch
 from course_utils.runtime import cores
 from course_utils.training import Metrics, make_scaler, train_step
 from course_utils.vision.assembly import (

@@ -11,8 +11,8 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.estimate.memory import LEDGERS, MASTER_ADAM, MASTER_ADAM_GRADIENT_SUM
-from course_utils.estimate.planner import (
+from course_utils.plan.memory import LEDGERS, MASTER_ADAM, MASTER_ADAM_GRADIENT_SUM
+from course_utils.plan.planner import (
     A100,
     GPU,
     GPUS,
@@ -22,7 +22,7 @@ from course_utils.estimate.planner import (
     stage_layers,
     step_seconds,
 )
-from course_utils.estimate.transformer import BLOOM, DECODERS, step_flops
+from course_utils.plan.transformer import BLOOM, DECODERS, step_flops
 
 CHOICES = [ledger for ledger in LEDGERS if ledger.name != "autocast"]
 

@@ -10,9 +10,10 @@ import torch
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page
 
-from course_utils.distributed import Move, launch, ring_all_reduce
-from course_utils.estimate.communication import Link
-from course_utils.estimate.data_parallel import step
+from course_utils.data_parallel import Move, ring_all_reduce
+from course_utils.data_parallel.cost import step
+from course_utils.launch import launch
+from course_utils.measure.communication import Link
 
 START = {
     "millions": 340,

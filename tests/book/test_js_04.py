@@ -9,11 +9,11 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.estimate.activations import layer_activations
-from course_utils.estimate.communication import all_gather_bytes, ring_all_reduce_time
-from course_utils.estimate.hybrid import JEAN_ZAY, layer_share
-from course_utils.estimate.tensor import layer_bytes
-from course_utils.estimate.transformer import BLOOM, GPT3, GPT3_6B, MT_NLG, Decoder, forward_flops
+from course_utils.hybrid.cost import JEAN_ZAY, layer_share
+from course_utils.measure.communication import all_gather_bytes, ring_all_reduce_time
+from course_utils.plan.activations import layer_activations
+from course_utils.plan.transformer import BLOOM, GPT3, GPT3_6B, MT_NLG, Decoder, forward_flops
+from course_utils.tensor.cost import layer_bytes
 
 MODELS = (GPT3_6B, GPT3, BLOOM, MT_NLG)
 LINKS = {

@@ -8,10 +8,10 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.estimate.grid import AXES, Grid
-from course_utils.estimate.hybrid import JEAN_ZAY, described, traffic
-from course_utils.estimate.planner import Plan, rank_parameters, stage_layers
-from course_utils.estimate.transformer import BLOOM, GPT2_XL, GPT3
+from course_utils.hybrid.cost import JEAN_ZAY, described, traffic
+from course_utils.hybrid.grid import AXES, Grid
+from course_utils.plan.planner import Plan, rank_parameters, stage_layers
+from course_utils.plan.transformer import BLOOM, GPT2_XL, GPT3
 
 PLANS = [Plan(model=BLOOM, batch=2048, micro_batch=2, recompute="full"), Plan(model=GPT3, batch=1536)]
 PLANS.append(Plan(model=GPT2_XL, batch=512, micro_batch=4))

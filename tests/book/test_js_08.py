@@ -8,7 +8,7 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.estimate import zero
+from course_utils.zero import cost as zero
 
 DATA = {"billions": 7.5, "ranks": 64, "memory": 80, "precision": "bf16", "offload": False, "microBatches": 1}
 

@@ -9,7 +9,7 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.estimate.zero_choice import SETTINGS, Machine, choose, states, step
+from course_utils.zero.choice import SETTINGS, Machine, choose, states, step
 
 DATA = {"billions": 7.5, "ranks": 8, "memory": 70, "hostMemory": 128, "tokens": 8192, "tflops": 150}
 DATA |= {"device": 2000, "link": 100, "hostLink": 25, "host": 25}

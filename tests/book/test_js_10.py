@@ -9,8 +9,8 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page
 
-from course_utils.estimate.tuning import Tuning, p_tuning_parameters, prefix_parameters, prompt_parameters, step_macs
 from course_utils.models.text import TextConfig
+from course_utils.plan.tuning import Tuning, p_tuning_parameters, prefix_parameters, prompt_parameters, step_macs
 
 SCRIPT = (files("course_utils.figures") / "js" / "prompt_costs.js").read_text("utf-8")
 BASE = TextConfig(num_classes=18, skip_unread=False)

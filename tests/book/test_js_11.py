@@ -9,9 +9,9 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page
 
-from course_utils.estimate.adapters import MATRICES, lora_model_parameters, tuned_step_macs
-from course_utils.estimate.tuning import step_macs
 from course_utils.models.text import TextConfig
+from course_utils.plan.adapters import MATRICES, lora_model_parameters, tuned_step_macs
+from course_utils.plan.tuning import step_macs
 
 SCRIPT = (files("course_utils.figures") / "js" / "lora_costs.js").read_text("utf-8")
 BASE = TextConfig(num_classes=18, skip_unread=False)

@@ -9,8 +9,8 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.estimate.flops import vit_macs, vit_parameters
 from course_utils.models import ViTConfig
+from course_utils.plan.flops import vit_macs, vit_parameters
 
 MODELS = ("tiny16", "small16", "base16", "large16")
 

@@ -8,9 +8,9 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.estimate import schedule_recipes
-from course_utils.estimate.schedule import Schedule
-from course_utils.estimate.simulator import Costs, simulate
+from course_utils.pipeline import recipes as schedule_recipes
+from course_utils.pipeline.schedule import Schedule
+from course_utils.pipeline.simulator import Costs, simulate
 
 RECIPES = ("naive", "gpipe", "one_f_one_b", "interleaved", "zero_bubble_h1", "zero_bubble_v")
 DATA = {"schedule": "one_f_one_b", "ranks": 4, "microBatches": 8, "chunks": 2, "ratio": 2, "transfer": 0}

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from course_utils.estimate.live import LiveMemory
 from course_utils.exercises.answer import Answer, NotOk
 from course_utils.exercises.ch01.threads import one_thread
 from course_utils.exercises.check import Check
+from course_utils.measure.live import LiveMemory
 
 Rng = np.random.Generator
 

@@ -11,10 +11,11 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from course_utils.distributed import Ledger, RankFailed, RankTimeout, launch
-from course_utils.estimate.communication import ring_all_reduce_bytes
 from course_utils.exercises.answer import Answer, NotOk, brief
 from course_utils.exercises.check import Check
+from course_utils.launch import RankFailed, RankTimeout, launch
+from course_utils.measure import Ledger
+from course_utils.measure.communication import ring_all_reduce_bytes
 
 Rng = np.random.Generator
 RANKS = 3

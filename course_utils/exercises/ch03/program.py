@@ -6,10 +6,10 @@ import re
 
 import numpy as np
 
-from course_utils.estimate.schedule import Action, Kind, Schedule
-from course_utils.estimate.simulator import simulate
 from course_utils.exercises.answer import Answer, NotOk
 from course_utils.exercises.check import Check
+from course_utils.pipeline.schedule import Action, Kind, Schedule
+from course_utils.pipeline.simulator import simulate
 
 Rng = np.random.Generator
 

@@ -6,9 +6,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from course_utils.estimate.grid import Grid
 from course_utils.exercises.answer import Answer
 from course_utils.exercises.check import Check
+from course_utils.hybrid.grid import Grid
 
 Rng = np.random.Generator
 AXES = ("data", "pipeline", "tensor")

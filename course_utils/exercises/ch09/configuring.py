@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from course_utils.estimate.zero import held
 from course_utils.exercises.answer import Answer, NotOk, brief
 from course_utils.exercises.check import Check
+from course_utils.zero.cost import held
 
 Rng = np.random.Generator
 B, GB = 10**9, 10**9

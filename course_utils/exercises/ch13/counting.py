@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from course_utils.estimate.flops import vit_parameters
 from course_utils.exercises.answer import Answer
 from course_utils.exercises.check import Check
 from course_utils.models import ViTConfig
+from course_utils.plan.flops import vit_parameters
 
 Rng = np.random.Generator
 

@@ -1,6 +1,6 @@
 // How long a step of data parallelism takes on N ranks: the step on a clock, and the speed-up against N.
 // data: {millions, bytes, bandwidth (GB/s), latency (µs), compute (ms a sample), batch, ranks, buckets}.
-// Mirrors course_utils.estimate.data_parallel.step; forward is a third of computing, backward two thirds.
+// Mirrors course_utils.data_parallel.cost.step; forward is a third of computing, backward two thirds.
 
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"];
 const RANKS = Array.from({ length: 11 }, (_, k) => 2 ** k);

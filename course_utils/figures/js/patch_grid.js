@@ -1,6 +1,6 @@
 // What a Vision Transformer costs at a chosen size, and its patch grid drawn over an image.
 // data: {models: [{name, width, depth, heads, mlp_ratio}], model, image_size, patch_size, channels, classes, pixels: [[0..255]]}
-// The formulas mirror course_utils.estimate.flops (all tokens worked out in every layer); images and patches are square.
+// The formulas mirror course_utils.plan.flops (all tokens worked out in every layer); images and patches are square.
 
 function sizeProblem(image, patch) {
   const whole = n => Number.isInteger(n) && n > 0;

@@ -1,6 +1,6 @@
 // Pipeline schedules on a clock: choose schedule, ranks, micro-batches, chunks and times; see timeline, bubble, activations.
 // data: {schedule, ranks, microBatches, chunks, ratio, transfer}; ratio is backward / forward, half of it for the input and
-//   half for the weights; a transfer is in forwards of one rank. Mirrors course_utils.estimate.schedule_recipes and .simulator.
+//   half for the weights; a transfer is in forwards of one rank. Mirrors course_utils.pipeline.recipes and .simulator.
 
 const RECIPES = { naive: "naive", gpipe: "GPipe", one_f_one_b: "1F1B", interleaved: "interleaved 1F1B", zero_bubble_h1: "ZB-H1", zero_bubble_v: "ZB-V" };
 const COLOURS = { F: "#0072B2", B: "#E69F00", I: "#D55E00", W: "#009E73" };

@@ -1,6 +1,6 @@
 // What fills a GPU: model, precision, batch and ranks in; a stacked bar, whether it fits, and the time of a step out.
 // data: {models, ledgers, gpus: lists of the package's own descriptions, start: {model, gpu, ledger, batch}}
-// The arithmetic mirrors course_utils.estimate.planner, activations and transformer.
+// The arithmetic mirrors course_utils.plan.planner, activations and transformer.
 
 const GIB = 2 ** 30;
 const PARTS = [

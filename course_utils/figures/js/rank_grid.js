@@ -1,7 +1,7 @@
 // The rank grid: choose data x pipeline x tensor and GPUs per node, click a rank; see its three groups and what it sends on each.
 // data: {models: [{name, layers, width, heads, vocab, length, first, last, tied, batch, micro_batch, number, gradient, all_reduces}],
 //   model, data, pipeline, tensor, perNode, rank, order, inside, between}; first, last: parameters of the end stages besides layers
-//   and table; inside, between: bytes per second. Mirrors course_utils.estimate.grid, .planner and .hybrid.
+//   and table; inside, between: bytes per second. Mirrors course_utils.hybrid.grid, .planner and .hybrid.
 
 const AXES = ["data", "pipeline", "tensor"];
 const LOOKS = { data: ["#0072B2", "D"], pipeline: ["#E69F00", "P"], tensor: ["#009E73", "T"] };

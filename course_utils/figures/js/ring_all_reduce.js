@@ -1,5 +1,5 @@
 // A ring all-reduce, step by step: what every rank holds of every chunk, and which chunk goes where.
-// data: {ranks, step}. Mirrors course_utils.distributed.collectives.ring_all_reduce and its trace.
+// data: {ranks, step}. Mirrors course_utils.data_parallel.collectives.ring_all_reduce and its trace.
 
 const LETTERS = "abcdefgh", BLUE = "#0072B2", GREEN = "#009E73", ORANGE = "#E69F00";
 

@@ -1,7 +1,7 @@
 // Which rank has which shard of a layer, what it sends in a step, and what share of the time the messages take.
 // data: {models: [{name, width, heads, length, layers}], model, ranks, per_node, sequences, speed (FLOP/s),
 //        inside: {latency, bandwidth}, between: {latency, bandwidth}}
-// The formulas mirror course_utils.estimate: tensor, hybrid, transformer, communication and activations.
+// The formulas mirror course_utils.tensor.cost, course_utils.hybrid.cost and course_utils.plan.
 
 function tensorProblem(m, ranks) {
   if (m.heads % ranks === 0) return "";

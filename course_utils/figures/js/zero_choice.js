@@ -1,6 +1,6 @@
 // Which ZeRO to choose: model and machine in; bytes on a device, seconds of a step, and the fastest setting that fits out.
 // data: {billions, ranks, memory, hostMemory (GB), tokens a rank, tflops, device, link, hostLink, host (GB/s)}.
-// Mirrors course_utils.estimate.zero_choice: states, step and choose. BF16 with Adam; nothing overlaps.
+// Mirrors course_utils.zero.choice: states, step and choose. BF16 with Adam; nothing overlaps.
 
 const SETTINGS = [
   { name: "0", stage: 0 }, { name: "1", stage: 1 }, { name: "2", stage: 2 }, { name: "2 + offload", stage: 2, optimizer: true },

@@ -1,6 +1,6 @@
 // What each stage of ZeRO holds on a device and in host memory, and what it sends in a step, per rank.
 // data: {billions of parameters, ranks, precision ("bf16" or "fp32"), offload, memory (GB of a device), microBatches}.
-// Mirrors course_utils.estimate.zero.
+// Mirrors course_utils.zero.cost.
 
 const ZERO_LEDGERS = { bf16: { weights: 2, gradients: 2, masters: 4, moments: 8 }, fp32: { weights: 4, gradients: 4, masters: 0, moments: 8 } };
 const ZERO_KINDS = [["parameters", "#0072B2"], ["gradients", "#E69F00"], ["master weights", "#009E73"], ["moments", "#CC79A7"]];

@@ -1,1 +1,0 @@
-"""Every formula of the course, once: what a model costs, predicted before it runs."""

@@ -1,0 +1,195 @@
+"""Korthikanti's table, his formulas against what autograd really saves, and the planner against its parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
+
+from course_utils.models.encoder import Encoder, EncoderConfig
+from course_utils.plan.activations import head_activations, in_flight, layer_activations, score_ratio
+from course_utils.plan.memory import FP32_ADAM, MASTER_ADAM_GRADIENT_SUM, saved_for_backward
+from course_utils.plan.planner import (
+    A100,
+    GIB,
+    RTX_4090,
+    Plan,
+    fits,
+    gpu_memory,
+    model_flops_utilisation,
+    rank_parameters,
+    stage_layers,
+    step_seconds,
+)
+from course_utils.plan.transformer import BLOOM, GPT2_XL, GPT3, MT_NLG, Decoder, forward_flops, step_flops
+
+SMALL = Decoder(name="small", layers=7, width=24, heads=4, vocab=40, length=10)
+COLUMNS: list[dict[str, Any]] = [
+    {"tensor": 1},
+    {"tensor": 8},
+    {"tensor": 8, "sequence_parallel": True},
+    {"tensor": 8, "recompute": "selective"},
+    {"tensor": 8, "sequence_parallel": True, "recompute": "selective"},
+    {"recompute": "full"},
+]
+
+
+@pytest.mark.parametrize(
+    ("model", "gib"),
+    [(GPT3, (2.672, 0.539, 0.334, 0.305, 0.100, 0.047)), (MT_NLG, (3.828, 0.820, 0.479, 0.508, 0.166, 0.078))],
+    ids=["GPT-3", "MT-NLG"],
+)
+def test_the_table_of_the_paper(model: Decoder, gib: tuple[float, ...]) -> None:
+    s, h, a, t = model.length, model.width, model.heads, 8
+    for column, want in zip(COLUMNS, gib, strict=True):
+        assert layer_activations(s, 1, h, a, **column).total / GIB == pytest.approx(want, abs=0.0005)
+    scores = 5 * a * s / h
+    forms = (34 + scores, 10 + 24 / t + scores / t, (34 + scores) / t, 10 + 24 / t, 34 / t, 2)
+    for column, factor in zip(COLUMNS, forms, strict=True):
+        assert layer_activations(s, 3, h, a, **column).total == pytest.approx(s * 3 * h * factor)
+
+
+def test_the_ratios_of_the_paper() -> None:
+    assert [score_ratio(m.length, m.width, m.heads) for m in (GPT3, BLOOM, MT_NLG)] == [80, 80, 64]
+    saved = [round(r / (34 + r), 2) for r in (80, 64)]
+    assert saved == [0.70, 0.65]
+    for model, sixth, all_scores, one_forward in ((GPT3, 2.78, 2.69, 0.90), (MT_NLG, 1.67, 1.64, 0.55)):
+        scores, step = forward_flops(model)["scores"], step_flops(model, 1)
+        assert round(100 * model.length / (6 * model.width), 2) == sixth
+        assert round(100 * 3 * scores / step, 2) == all_scores
+        assert round(100 * (step_flops(model, 1, "selective") / step - 1), 2) == one_forward
+
+
+@contextmanager
+def byte_masks() -> Iterator[None]:
+    """Dropout that keeps its mask as bytes, as it does on a GPU; torch's CPU dropout keeps it as wide as its input."""
+    original = F.dropout
+
+    def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        return torch.native_dropout(x, p, training)[0] if p else x
+
+    F.dropout = dropout
+    try:
+        yield
+    finally:
+        F.dropout = original
+
+
+@pytest.mark.parametrize(("kernel", "dropout"), [("written_out", 0.0), ("written_out", 0.1), ("fused", 0.0)])
+@pytest.mark.parametrize(("dtype", "number"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_the_formula_is_what_autograd_saves(kernel: Any, dtype: torch.dtype, number: int, dropout: float) -> None:
+    """To the byte, when the 4 statistics of the norms, FP32, are added."""
+    attention = "sdpa" if kernel == "fused" else "written_out"
+    config = EncoderConfig(width=48, heads=3, depth=1, dropout=dropout, attention_dropout=dropout, attention=attention)
+    layer = Encoder(config).to(dtype).train()
+    x = torch.randn(5, 17, 48, dtype=dtype).requires_grad_()
+    with saved_for_backward(layer) as saved, byte_masks():
+        layer(x)
+    formula = layer_activations(17, 5, 48, 3, kernel=kernel, dropout=dropout > 0, number=number)
+    assert saved.total - formula.total == 5 * 17 * 4 * number  # the statistics
+
+
+@given(st.integers(1, 60), st.integers(1, 40))
+def test_layers_are_divided_evenly_and_the_ends_get_the_fewer(layers: int, stages: int) -> None:
+    if layers < stages:
+        return
+    parts = stage_layers(layers, stages)
+    assert (len(parts), sum(parts)) == (stages, layers)
+    assert max(parts) - min(parts) <= 1
+    if layers % stages and stages > 2 and layers % stages <= stages - 2:
+        assert parts[0] == parts[-1] == min(parts)
+
+
+def test_bloom_is_divided_as_it_was() -> None:
+    assert stage_layers(70, 12) == [5, *[6] * 10, 5]
+    assert [in_flight(s, 4, 16) for s in range(4)] == [4, 3, 2, 1]
+    assert in_flight(0, 4, 2) == 2
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("tensor", [1, 2, 4])
+def test_the_parts_make_the_whole(tensor: int, tied: bool) -> None:
+    model = replace(SMALL, tied=tied)
+    layers = stage_layers(7, 3)
+    parts = [rank_parameters(model, n, tensor=tensor, first=s == 0, last=s == 2) for s, n in enumerate(layers)]
+    copies = (tensor - 1) * (7 * 6 * 24 + 10 * 24 + 2 * 24)  # biases and norms, positions, the last norm
+    again = model.vocab * 24 if tied else 0  # on the first and on the last stage
+    assert tensor * sum(parts) == model.parameters + copies + again
+    assert rank_parameters(model, 7) == model.parameters
+
+
+def test_one_gpu_holds_the_ledger_and_the_activations() -> None:
+    plan = Plan(model=SMALL, batch=6, micro_batch=3, dropout=False)
+    memory = gpu_memory(plan)
+    assert sum(memory[:4]) == 16 * SMALL.parameters
+    assert memory.activations == 7 * layer_activations(10, 3, 24, 4, dropout=False).total
+    assert memory.head == 10 * 3 * (2 * 2 * 24 + 4 * 40) == head_activations(SMALL, 10, 3)
+    assert memory.recomputed == 0
+    assert gpu_memory(replace(plan, ledger=FP32_ADAM)).activations == 2 * memory.activations
+    full = gpu_memory(replace(plan, recompute="full"))
+    assert full.activations + full.recomputed == (6 * 2 + 32 + 4 * 10 * 2 / 24) * 10 * 3 * 24
+
+
+def test_each_axis_divides_what_it_should() -> None:
+    one = Plan(model=replace(SMALL, layers=8), batch=8)
+    base = gpu_memory(one)
+    for stage, divided in enumerate([(), (2, 3), (1, 2, 3), (0, 1, 2, 3)]):
+        memory = gpu_memory(replace(one, data=4, zero=stage))
+        assert [memory[i] * (4 if i in divided else 1) for i in range(4)] == list(base[:4])
+        assert memory.activations == base.activations
+    piped = gpu_memory(replace(one, pipeline=4), stage=0)
+    assert piped.activations == base.activations  # 4 micro-batches of 2 layers: 8 layers' worth
+    assert piped.weights < 0.5 * base.weights
+    split = gpu_memory(replace(one, tensor=4, sequence_parallel=True))
+    assert split.activations == base.activations / 4
+
+
+def test_bloom_fits_as_it_ran_and_not_otherwise() -> None:
+    ran = Plan(
+        model=BLOOM, batch=2048, micro_batch=2, data=8, pipeline=12, tensor=4, zero=1, recompute="full",
+        ledger=MASTER_ADAM_GRADIENT_SUM,
+    )  # fmt: skip
+    assert (ran.gpus, ran.micro_batches) == (384, 128)
+    assert fits(ran, A100)
+    assert not fits(replace(ran, recompute="none"), A100)
+    assert not fits(replace(ran, pipeline=1), A100)
+    logged = model_flops_utilisation(ran, A100, 104.7)
+    assert logged == pytest.approx(0.362, abs=0.001)
+    busy = 149.76 / 312 * (1 + 11 / 128)  # the logged rate is over the whole step, bubble and all
+    assert step_seconds(ran, A100, busy=busy) == pytest.approx(104.7, abs=0.01)
+
+
+def test_a_model_of_three_gigabytes_does_not_fit_into_24() -> None:
+    plan = Plan(model=GPT2_XL, batch=1)
+    assert 2 * GPT2_XL.parameters < 3.2e9
+    assert not fits(plan, RTX_4090)
+    assert 24 * GIB > gpu_memory(plan).weights * 8 > 0.9 * 24 * GIB  # model states alone: 8 times the weights
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"tensor": 3}, "4 heads cannot be divided over 3 tensor-parallel ranks"),
+        ({"pipeline": 8}, "7 layers are too few for 8 pipeline stages"),
+        ({"data": 3, "batch": 8}, "choose a multiple of 3, such as 6"),
+        ({"zero": 4}, "zero 4 is no stage: choose 0, 1, 2 or 3"),
+        ({"micro_batch": 0}, "micro_batch 0 is no count"),
+    ],
+)
+def test_what_does_not_divide_is_said(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(Plan(model=SMALL, batch=4), **change)
+
+
+def test_an_unknown_way_to_recompute_is_said() -> None:
+    with pytest.raises(ValueError, match="recompute 'some' is unknown: choose none or selective or full"):
+        layer_activations(4, 1, 8, 2, recompute="some")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="3 heads cannot be divided over 2 ranks"):
+        layer_activations(4, 1, 6, 3, tensor=2)
