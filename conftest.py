@@ -19,7 +19,7 @@ from nbmake.pytest_items import (  # type: ignore[import-untyped]
     NotebookItem,
 )
 
-from tools import execution, judge
+from tools import contents, execution, judge
 
 collect_ignore = ["notebooks/exercises"]  # the students' copies: their stubs raise until a student has written them
 
@@ -50,7 +50,7 @@ class ChapterItem(NotebookItem):
         run = execution.run(source, patience=self.config.getoption("--patience"), threads=_threads())
         failure = _failure(source, run)
         if failure is not None:
-            execution.write(execution.ROOT / "_build" / "failed" / source.name, nbformat.writes(run.notebook))
+            execution.write(contents.ROOT / "_build" / "failed" / source.name, nbformat.writes(run.notebook))
             raise NotebookFailedException(NotebookResult(run.notebook, failure))
         execution.record(source, run, before)
         self.add_report_section("call", "chapter", f"{run.seconds:.1f} s, {run.peak_bytes / execution.GB:.2f} GB")
@@ -72,7 +72,7 @@ class ChapterFile(NotebookFile):
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file(file_path: Path) -> Generator[None, list[Any], list[Any]]:
     collected = yield
-    ours = {*execution.CHAPTERS, *execution.SOLUTIONS}
+    ours = {*contents.CHAPTERS, *contents.SOLUTIONS}
     return [
         ChapterFile.from_parent(found.parent, path=file_path)
         if isinstance(found, NotebookFile) and file_path.resolve() in ours
@@ -106,7 +106,7 @@ def _failure(source: Path, run: execution.Run) -> NotebookError | None:
         error = next(output for output in reversed(cell.outputs) if output.output_type == "error")
         story = "\n".join([f"{source.name}, {judge.describe(run.notebook, at)}", cell.source, *error.traceback])
         return NotebookError(f"{error.ename}: {error.evalue}", story, at)
-    faults = judge.faults(run, work_seconds=judge.WORK_SECONDS if source in execution.CHAPTERS else 0.0)
+    faults = judge.faults(run, work_seconds=judge.WORK_SECONDS if source in contents.CHAPTERS else 0.0)
     if not faults:
         return None
     return NotebookError(f"{source.name}: {faults[0]}", "\n".join([f"{source.name} ran, but", *faults]), at)

@@ -43,7 +43,7 @@ class Preflight:
         return "blocked" if "blocked" in worst else "warning" if "warning" in worst else "ok"
 
     def __repr__(self) -> str:
-        head = f"Chapter {self.chapter}: {self.status}"
+        head = f"{self.chapter}: {self.status}"
         width = max(len(f.what) for f in self.findings)
         return "\n".join([head, *(f"  {f.status:<8}{f.what:<{width}}  {f.detail}" for f in self.findings)])
 
@@ -52,7 +52,7 @@ def setup(chapter: str, *, seed: int = 0, threads: int | None = None, memory_gb:
     """Seed everything, choose the number of threads, and look whether the chapter can run here.
 
     Args:
-        chapter: its number, such as ``"06"``.
+        chapter: its name, such as ``"float_formats"``.
         threads: how many cores torch may use; by default OMP_NUM_THREADS if it is set, else as many as this process
             has, two at most, so that times on a large machine stay comparable with those printed in the book.
         memory_gb: what the chapter needs.

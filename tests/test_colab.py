@@ -18,7 +18,7 @@ import nbformat
 import pytest
 
 from tools import sync
-from tools.execution import CHAPTERS, ROOT, SOLUTIONS
+from tools.contents import CHAPTERS, ROOT, SOLUTIONS
 
 NOT_IN_COLAB = ("course_utils", "__editable__", "_course_utils", "pip")
 NOT_IN_GIT = shutil.ignore_patterns(".venv", ".git", "_build", "build", "dist", "*.egg-info", "__pycache__", ".*_cache")
@@ -163,7 +163,7 @@ def test_a_whole_chapter_as_in_colab(whole_chapter: Path, colab: Path, repositor
 
 @pytest.mark.parametrize("path", [*CHAPTERS, *SOLUTIONS], ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_every_notebook_has_the_set_up_cell_that_is_run_here(path: Path) -> None:
-    assert _setup(path).source == sync.setup_source(path.name[:2])
+    assert _setup(path).source == sync.setup_source(path.stem)
     assert _setup(path).source.count(sync.repository()) == 1
 
 
@@ -185,8 +185,8 @@ def _setup(path: Path) -> nbformat.NotebookNode:
 def test_without_the_address_the_first_cell_fails_aloud(colab: Path, repository: Path, tmp_path: Path) -> None:
     """The planted mistake: an address where nothing is. A set-up that swallowed it would make the tests above blind."""
     _forget(colab)
-    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(sync.setup_source("06"))])
-    notebook = tmp_path / "empty" / "06_toy.ipynb"
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(sync.setup_source("toy"))])
+    notebook = tmp_path / "empty" / "toy.ipynb"
     notebook.parent.mkdir()
     nbformat.write(nb, notebook)
     nowhere = _environment(tmp_path / "nowhere")

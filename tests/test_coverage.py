@@ -8,21 +8,21 @@ import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
+from tools.contents import CHAPTERS
 from tools.coverage import chapter_titles, corrections_page, coverage_page, load_claims, places, problems
-from tools.execution import CHAPTERS
 
 CLAIMS = """\
 items:
-  S9-1: {chapter: "06", phrase: "Bits"}
-  S9-2: {chapter: "06", phrase: "Bytes | words"}
-  S9-3: {chapter: "07", phrase: "Not written yet"}
+  S9-1: {chapter: bits, phrase: "Bits"}
+  S9-2: {chapter: bits, phrase: "Bytes | words"}
+  S9-3: {chapter: bytes, phrase: "Not written yet"}
 corrections:
-  E9-1: {chapter: "06", items: [S9-1], said: "A bit is a byte.", right: "It is an eighth of one."}
+  E9-1: {chapter: bits, items: [S9-1], said: "A bit is a byte.", right: "It is an eighth of one."}
 """
 
 
 def test_chapters_cover_and_show_what_they_own() -> None:
-    found = problems(load_claims(), places(CHAPTERS), [chapter.stem.split("_")[0] for chapter in CHAPTERS])
+    found = problems(load_claims(), places(CHAPTERS), [chapter.stem for chapter in CHAPTERS])
     assert not found, "\n".join(found)
 
 
@@ -34,9 +34,9 @@ def test_what_the_course_owes_is_listed_in_full() -> None:
 
 
 def notebook(folder: Path, *cells: nbformat.NotebookNode) -> list[Path]:
-    nbformat.write(new_notebook(cells=list(cells)), folder / "06_bits.ipynb")
+    nbformat.write(new_notebook(cells=list(cells)), folder / "bits.ipynb")
     (folder / "claims.yml").write_text(CLAIMS, "utf8")
-    return [folder / "06_bits.ipynb"]
+    return [folder / "bits.ipynb"]
 
 
 def covers(*ids: str) -> nbformat.NotebookNode:
@@ -47,23 +47,21 @@ def shows(*ids: str) -> nbformat.NotebookNode:
     return new_code_cell("1 + 1", metadata={"course": {"shows": list(ids)}})
 
 
-UNSEEN = (
-    "chapter 06 owns the correction E9-1, but only a Markdown or a removed cell shows it: put the id on a code cell"
-)
+UNSEEN = "bits owns the correction E9-1, but only a Markdown or a removed cell shows it: put the id on a code cell"
 
 
 def hidden(*ids: str) -> nbformat.NotebookNode:
     return new_code_cell("1 + 1", metadata={"course": {"shows": list(ids)}, "tags": ["remove-cell"]})
 
 
-TITLE = new_markdown_cell("# 06 Bits\n\n## The `bit`\n\n### Again\n\n### Again\n\n#### Too deep for an address")
+TITLE = new_markdown_cell("# Bits\n\n## The `bit`\n\n### Again\n\n### Again\n\n#### Too deep for an address")
 
 
 @pytest.mark.parametrize(
     ("cells", "complaint"),
     [
-        ([covers("S9-1"), shows("E9-1")], "chapter 06 owns S9-2 (Bytes | words), but no cell covers it"),
-        ([covers("S9-1", "S9-2")], "chapter 06 owns the correction E9-1, but no cell shows it"),
+        ([covers("S9-1"), shows("E9-1")], "bits owns S9-2 (Bytes | words), but no cell covers it"),
+        ([covers("S9-1", "S9-2")], "bits owns the correction E9-1, but no cell shows it"),
         (
             [covers("S9-1", "S9-2"), new_markdown_cell("No, no.", metadata={"course": {"shows": ["E9-1"]}})],
             UNSEEN,
@@ -74,25 +72,25 @@ TITLE = new_markdown_cell("# 06 Bits\n\n## The `bit`\n\n### Again\n\n### Again\n
         ),
         (
             [covers("S9-1", "S9-2", "S9-99"), shows("E9-1")],
-            '06_bits.ipynb, cell 2: course.covers names "S9-99", but book/claims.yml does not list it',
+            'bits.ipynb, cell 2: course.covers names "S9-99", but book/claims.yml does not list it',
         ),
         (
             [covers("S9-1", "S9-2", "E9-1"), shows("E9-1")],
-            '06_bits.ipynb, cell 2: course.covers names "E9-1", but that is one of the corrections',
+            'bits.ipynb, cell 2: course.covers names "E9-1", but that is one of the corrections',
         ),
     ],
 )
 def test_a_gap_is_named(tmp_path: Path, cells: list[nbformat.NotebookNode], complaint: str) -> None:
     books = notebook(tmp_path, TITLE, *cells)
-    assert problems(load_claims(tmp_path / "claims.yml"), places(books), ["06"]) == [complaint]
+    assert problems(load_claims(tmp_path / "claims.yml"), places(books), ["bits"]) == [complaint]
 
 
 def test_a_chapter_that_is_not_written_owes_nothing(tmp_path: Path) -> None:
     books = notebook(tmp_path, TITLE, covers("S9-1", "S9-2"), shows("E9-1"))
     claims = load_claims(tmp_path / "claims.yml")
-    assert problems(claims, places(books), ["06"]) == []
-    assert problems(claims, places(books), ["06", "07"]) == [
-        "chapter 07 owns S9-3 (Not written yet), but no cell covers it"
+    assert problems(claims, places(books), ["bits"]) == []
+    assert problems(claims, places(books), ["bits", "bytes"]) == [
+        "bytes owns S9-3 (Not written yet), but no cell covers it"
     ]
 
 
@@ -101,12 +99,12 @@ def test_pages_link_to_the_nearest_heading_above_the_cell(tmp_path: Path) -> Non
     claims, found = load_claims(tmp_path / "claims.yml"), places(books)
     assert [(place.id, place.slug) for place in found] == [("S9-1", ""), ("S9-2", "again-1"), ("E9-1", "again-1")]
     titles = chapter_titles(books)
-    assert titles == {"06": "Bits"}
+    assert titles == {"bits": "Bits"}
     coverage = coverage_page(claims, found, titles)
-    assert "| S9-2 | Bytes \\| words | [Again](../notebooks/06_bits.ipynb#again-1) |" in coverage
+    assert "| S9-2 | Bytes \\| words | [Again](../notebooks/bits.ipynb#again-1) |" in coverage
     assert "Not written yet" not in coverage, "a chapter that does not exist has no place on the page"
     assert (
-        ": It is an eighth of one.\n  *Shown in:* [Again](../notebooks/06_bits.ipynb#again-1) (E9-1)"
+        ": It is an eighth of one.\n  *Shown in:* [Again](../notebooks/bits.ipynb#again-1) (E9-1)"
         in corrections_page(claims, found, titles)
     )
 

@@ -14,12 +14,13 @@ from nbformat.v4 import new_output
 from toy import Course, notebook
 
 from tools import execution, judge
+from tools.contents import ROOT
 
 WORK = "import time\n\ntime.sleep(1.1)\nprint('done')"
 
 # Name of the chapter -> its cells, its budget, and what pytest must say of it (None: it passes).
 TOYS: dict[str, tuple[list[str], dict[str, Any], str | None]] = {
-    "01_good": (
+    "good": (
         [
             WORK,
             "import os\n\nprint(os.listdir())",
@@ -29,23 +30,23 @@ TOYS: dict[str, tuple[list[str], dict[str, Any], str | None]] = {
         {},
         None,  # processes of one machine may talk to each other
     ),
-    "02_slow": (["x = 1", "while True:\n    pass"], {"seconds": 3}, "stopped: it passed its budget of 3 s"),
-    "03_large": (
+    "slow": (["x = 1", "while True:\n    pass"], {"seconds": 3}, "stopped: it passed its budget of 3 s"),
+    "large": (
         ["import os\nimport time", "x = os.urandom(200_000_000)\ntime.sleep(0.6)"],
         {"memory_gb": 0.1},
         "over the budget of 0.1 GB",
     ),
-    "04_orphan": (
+    "orphan": (
         ["import subprocess\n\np = subprocess.Popen(['sleep', '45'], start_new_session=True)"],
         {},
         "left running after the kernel ended: sleep 45",
     ),
-    "05_asks": (
+    "asks": (
         ["import urllib.request", "urllib.request.urlopen('http://example.org')"],
         {},
         "asked for example.org:80, but a chapter must run without a network",
     ),
-    "06_child_asks": (
+    "child_asks": (
         [
             "import subprocess\nimport sys",
             "code = 'import socket; socket.create_connection((\"192.0.2.1\", 80))'\n"
@@ -55,10 +56,10 @@ TOYS: dict[str, tuple[list[str], dict[str, Any], str | None]] = {
         {},
         "asked for 192.0.2.1:80",
     ),
-    "07_crash": (["import os", "os.abort()"], {}, "ended by the death of its kernel"),
-    "08_warns": (["import warnings\n\nwarnings.warn('deep water')"], {}, "wrote to stderr"),
-    "09_idle": (["x = 1", "y = 2"], {}, "at least 1 s of work was expected"),
-    "10_wrong": (["1 / 0"], {}, "ZeroDivisionError: division by zero"),
+    "crash": (["import os", "os.abort()"], {}, "ended by the death of its kernel"),
+    "warns": (["import warnings\n\nwarnings.warn('deep water')"], {}, "wrote to stderr"),
+    "idle": (["x = 1", "y = 2"], {}, "at least 1 s of work was expected"),
+    "wrong": (["1 / 0"], {}, "ZeroDivisionError: division by zero"),
 }
 
 
@@ -67,8 +68,8 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Course, str]:
     """All the toys, run once by `pytest --nbmake`, and what it printed."""
     course = Course(tmp_path_factory.mktemp("course"))
     for name, (cells, budget, _) in TOYS.items():
-        course.add(notebook(*cells, chapter=name[:2], **budget), f"{name}.ipynb")
-    (course.root / "notebooks" / "exercises" / "01_good.ipynb").write_text("not even JSON")
+        course.add(notebook(*cells, chapter=name, **budget), f"{name}.ipynb")
+    (course.root / "notebooks" / "exercises" / "good.ipynb").write_text("not even JSON")
     done = course.pytest("-rA", "--color=no")
     return course, re.sub(r"\x1b\[[\d;]*m", "", done.stdout)
 
@@ -93,8 +94,8 @@ def test_the_stopped_chapter_names_its_cell(ran: tuple[Course, str]) -> None:
 
 
 def test_a_chapter_sees_nothing_but_itself(ran: tuple[Course, str]) -> None:
-    copy = nbformat.read(ran[0].root / "_build" / "executed" / "01_good.ipynb", as_version=4)
-    assert copy.cells[1].outputs[0].text == "['01_good.ipynb']\n"
+    copy = nbformat.read(ran[0].root / "_build" / "executed" / "good.ipynb", as_version=4)
+    assert copy.cells[1].outputs[0].text == "['good.ipynb']\n"
     assert [cell.execution_count for cell in copy.cells] == [1, 2, 3]
 
 
@@ -103,7 +104,7 @@ def test_exercises_are_not_run(ran: tuple[Course, str]) -> None:
 
 
 def test_the_record(ran: tuple[Course, str]) -> None:
-    kept = json.loads((ran[0].root / "_build" / "executed" / "01_good.json").read_text())
+    kept = json.loads((ran[0].root / "_build" / "executed" / "good.json").read_text())
     assert 1.1 < kept["seconds"] < 30
     assert 0.01 < kept["peak_memory_gb"] < 1
     assert kept["versions"]["numpy"]
@@ -114,7 +115,7 @@ FRESHNESS = """
 from pathlib import Path
 from tools import execution
 
-chapter = Path("notebooks/01_good.ipynb").resolve()
+chapter = Path("notebooks/good.ipynb").resolve()
 print("untouched", execution.fresh(chapter))
 for path, text in [("course_utils/new.py", "x = 1"), ("constraints.txt", "torch==0"), (chapter, None)]:
     path = Path(path)
@@ -138,8 +139,8 @@ def test_what_makes_an_executed_copy_stale(ran: tuple[Course, str]) -> None:
         "new.py restored True",
         "constraints.txt changed False",  # other versions decide
         "constraints.txt restored True",
-        "01_good.ipynb changed False",
-        "01_good.ipynb restored True",
+        "good.ipynb changed False",
+        "good.ipynb restored True",
     ]
 
 
@@ -156,18 +157,18 @@ def test_the_book_runs_what_is_stale_and_passes_over_what_is_fresh(ran: tuple[Co
         command = [sys.executable, "-c", BOOK, *chapters]
         return subprocess.run(command, cwd=ran[0].root, capture_output=True, text=True, timeout=120)
 
-    stale = run("01_good", "09_idle")
-    assert "FAILED notebooks/09_idle.ipynb" in stale.stdout
-    assert "01_good.ipynb" not in stale.stdout
+    stale = run("good", "idle")
+    assert "FAILED notebooks/idle.ipynb" in stale.stdout
+    assert "good.ipynb" not in stale.stdout
     assert "BookError: a chapter did not run through" in stale.stderr
-    fresh = run("01_good")
+    fresh = run("good")
     assert (fresh.returncode, fresh.stdout) == (0, ""), fresh.stderr
 
 
 def test_a_notebook_without_a_budget_is_refused(tmp_path: Path) -> None:
     nb = notebook(WORK)
     del nb.metadata["course"]["seconds"]
-    path = tmp_path / "01_toy.ipynb"
+    path = tmp_path / "toy.ipynb"
     nbformat.write(nb, path)
     with pytest.raises(ValueError, match="states no budget: put `seconds` and `memory_gb`"):
         execution.run(path)
@@ -221,7 +222,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
     "path in text": ({"outputs": [_stream("saved to /tmp/run/model.pt\n")]}, "an absolute path"),
     "path in html": ({"outputs": [_data("text/html", "<td>/home/ada/course</td>")]}, "an absolute path"),
     "path of Windows": ({"outputs": [_stream("C:\\Users\\ada\n")]}, "an absolute path"),
-    "path of this machine": ({"outputs": [_data("text/plain", f"at {execution.ROOT}")]}, "path"),
+    "path of this machine": ({"outputs": [_data("text/plain", f"at {ROOT}")]}, "path"),
     "progress bar": ({"outputs": [_stream(" 40%|####      | 2/5\n")]}, "progress-bar debris"),
     "carriage return": ({"outputs": [_stream("step 1\rstep 2\n")]}, "progress-bar debris"),
     "widget": ({"outputs": [_data("application/vnd.jupyter.widget-view+json", "x")]}, "progress-bar debris"),
@@ -277,6 +278,6 @@ def test_the_users_own_settings_do_not_reach_a_chapter(tmp_path: Path, monkeypat
     show = "print(matplotlib.rcParams['lines.linewidth'], os.environ['OMP_NUM_THREADS'])"
     cell = f"import os\nimport time\n\nimport matplotlib\n\ntime.sleep(1)\n{show}"
     course = Course(tmp_path / "course")
-    course.add(notebook(cell, chapter="01"), "01_style.ipynb")
-    run = execution.run(course.root / "notebooks" / "01_style.ipynb", threads=3)
+    course.add(notebook(cell, chapter="style"), "style.ipynb")
+    run = execution.run(course.root / "notebooks" / "style.ipynb", threads=3)
     assert run.notebook.cells[-1].outputs[0].text == "1.5 3\n"

@@ -129,7 +129,7 @@ def test_imports_along_the_arrows_pass() -> None:
     assert broken_arrows("from course_utils.models import vit", "course_utils.training.loop") == []
     assert broken_arrows("from . import encoder", "course_utils.models", is_package=True) == []
     assert broken_arrows("from .encoder import Encoder\nfrom ..runtime import cores", "course_utils.models.vit") == []
-    assert broken_arrows("from course_utils import figures, training", "course_utils.exercises.ch06") == []
+    assert broken_arrows("from course_utils import figures, training", "course_utils.exercises.float_formats") == []
 
 
 # Runs in a process of its own. First it imports what the modules build on, so that what is left is their own doing.

@@ -1,4 +1,4 @@
-"""The runs behind chapter 12: what a line is made from, what it holds, and what is said when lines are missing."""
+"""The kept runs on news titles: what a line is made from, what it holds, and what is said when lines are missing."""
 
 from __future__ import annotations
 

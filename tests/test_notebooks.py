@@ -11,9 +11,9 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_output
 from toy import Course, chapter_cells, notebook
 
 from tools import rules, sync
-from tools.execution import CHAPTERS, NOTEBOOKS, SOLUTIONS
+from tools.contents import CHAPTERS, NOTEBOOKS, SOLUTIONS
 
-TOY = NOTEBOOKS / "01_toy.ipynb"  # a name only: nothing is written there
+TOY = NOTEBOOKS / "toy.ipynb"  # a name only: nothing is written there
 
 REGISTRY = ".".join(("pypi", "org"))  # no file of the repository may hold such a name, this one included
 
@@ -49,7 +49,7 @@ def _source(index: int, text: str) -> Callable[[NotebookNode], None]:
 def _append(cell: NotebookNode) -> Callable[[NotebookNode], None]:
     def plant(nb: NotebookNode) -> None:
         nb.cells.append(cell)
-        cell["id"] = f"01-{len(nb.cells):03d}"
+        cell["id"] = f"toy-{len(nb.cells):03d}"
 
     return plant
 
@@ -82,7 +82,7 @@ def _swap(nb: NotebookNode) -> None:
 DEFECTS: dict[str, tuple[Callable[[NotebookNode], None], str]] = {
     "output kept": (_outputs, "outputs are kept out of git"),
     "count kept": (_count, "outputs are kept out of git"),
-    "random id": (_id, "cell 4 has the id '3f9c02aa', expected '01-004'"),
+    "random id": (_id, "cell 4 has the id '3f9c02aa', expected 'toy-004'"),
     "empty cell": (_append(new_code_cell("")), "an empty code cell"),
     "title without claim": (_source(0, "# A toy"), "the sentence that the chapter proves"),
     "section for a claim": (
@@ -105,7 +105,7 @@ DEFECTS: dict[str, tuple[Callable[[NotebookNode], None], str]] = {
     "too many seconds": (_course("seconds", 121), "`course.seconds` is 121, expected more than 0 and at most 120"),
     "too much memory": (_course("memory_gb", 6.5), "`course.memory_gb` is 6.5, expected more than 0 and at most 6"),
     "no memory": (_course("memory_gb", 0), "`course.memory_gb` is 0"),
-    "wrong chapter": (_course("chapter", "02"), "`course.chapter` is '02', expected '01' as in the file's name"),
+    "wrong chapter": (_course("chapter", "other"), "`course.chapter` is 'other', expected 'toy', the file's name"),
     "no licence": (_course("licence", None), "`course.licence` is None"),
     "other kernel": (lambda nb: nb.metadata["kernelspec"].update(name="my-env"), "`kernelspec` is not"),
     "long cell": (_append(new_code_cell("x = 1\n" * 31)), "31 lines of code, 30 at most"),
@@ -157,7 +157,7 @@ def test_sync_mends_all_it_can_and_then_has_nothing_to_do(tmp_path: Path) -> Non
     path = course.add(nb)
     checked = course.sync("--check")
     assert checked.returncode == 1
-    assert "notebooks/01_toy.ipynb: out of step" in checked.stdout
+    assert "notebooks/toy.ipynb: out of step" in checked.stdout
     assert nbformat.read(path, as_version=4) == nb, "--check must not write"
     assert course.sync().returncode == 0
     mended = nbformat.read(path, as_version=4)
@@ -170,15 +170,15 @@ def test_sync_mends_all_it_can_and_then_has_nothing_to_do(tmp_path: Path) -> Non
 def test_sync_names_what_it_cannot_mend(tmp_path: Path) -> None:
     course = Course(tmp_path)
     course.add(notebook("print(1)"))
-    keyless = notebook(*chapter_cells(), chapter="02")
+    keyless = notebook(*chapter_cells(), chapter="second")
     del keyless.metadata["course"]["minutes_to_read"]
-    course.add(keyless, "02_toy.ipynb")
+    course.add(keyless, "second.ipynb")
     done = course.sync()
     assert done.returncode == 1
-    assert "01_toy.ipynb has no set-up cell: add a code cell" in done.stderr
-    assert "01_toy.ipynb has no card" in done.stderr
+    assert "toy.ipynb has no set-up cell: add a code cell" in done.stderr
+    assert "toy.ipynb has no card" in done.stderr
     assert (
-        "02_toy.ipynb its card cannot be written: `course` in the notebook's metadata has no good 'minutes_to_read'"
+        "second.ipynb its card cannot be written: `course` in the notebook's metadata has no good 'minutes_to_read'"
         in done.stderr
     )
 

@@ -173,7 +173,7 @@ def test_trainable_count_is_the_formula(case: str) -> None:
 
 
 def test_counts_of_bert_base_chinese() -> None:
-    """The table of chapter 11: r = 8 on q, k, v; q, v; all linear layers of the encoder; with an 18-way head."""
+    """The chapter's table: r = 8 on q, k, v; q, v; all linear layers of the encoder; with an 18-way head."""
     for targets, train, expected in [
         (["q_proj", "k_proj", "v_proj"], [], 442_368),
         (["q_proj", "v_proj"], [], 294_912),

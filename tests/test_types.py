@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tools.execution import ROOT
+from tools.contents import ROOT
 
 
 @pytest.mark.timeout(900)  # without its cache mypy reads all of torch first

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import nbformat
+import yaml
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
@@ -16,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def notebook(
-    *cells: str | NotebookNode, chapter: str = "01", seconds: int = 30, memory_gb: float = 1.0
+    *cells: str | NotebookNode, chapter: str = "toy", seconds: int = 30, memory_gb: float = 1.0
 ) -> NotebookNode:
     """A notebook of code cells (strings) or ready cells, with a budget."""
     course = {"chapter": chapter, "seconds": seconds, "memory_gb": memory_gb, "minutes_to_read": 5}
@@ -39,6 +40,7 @@ class Course:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.chapters: list[dict[str, str]] = []
         shutil.copytree(ROOT / "tools", root / "tools", ignore=shutil.ignore_patterns("__pycache__"))
         for name in ("conftest.py", "pyproject.toml", "constraints.txt"):
             shutil.copy(ROOT / name, root / name)
@@ -46,9 +48,12 @@ class Course:
             (root / folder).mkdir(parents=True)
         shutil.copy(ROOT / "notebooks" / "ruff.toml", root / "notebooks" / "ruff.toml")
 
-    def add(self, nb: NotebookNode, name: str = "01_toy.ipynb") -> Path:
+    def add(self, nb: NotebookNode, name: str = "toy.ipynb") -> Path:
         path = self.root / "notebooks" / name
         nbformat.write(nb, path)
+        self.chapters.append({"file": f"notebooks/{path.stem}"})
+        contents = {"parts": [{"caption": "Toys", "chapters": self.chapters}]}
+        (self.root / "_toc.yml").write_text(yaml.safe_dump(contents))
         return path
 
     def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -20,12 +20,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import yaml
 
 from course_utils.runtime import cores
-from tools import coverage, pages
+from tools import contents, coverage, pages
 from tools.api import api_pages
-from tools.execution import CHAPTERS, ROOT, executed, fresh
+from tools.contents import CHAPTERS, ROOT
+from tools.execution import executed, fresh
 
 SOURCE = ROOT / "_build" / "src"
 HTML = ROOT / "_build" / "html"
@@ -89,19 +91,22 @@ def assemble(target: Path) -> None:
     shutil.copytree(ROOT / "book", target / "book", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy2(ROOT / "_toc.yml", target)
     (target / "_config.yml").write_text(yaml.safe_dump(configuration(), allow_unicode=True, sort_keys=False), "utf8")
-    (target / "notebooks").mkdir()
+    titles = {chapter.stem: contents.title(chapter) for chapter in CHAPTERS}
     for chapter in CHAPTERS:
-        shutil.copy2(executed(chapter), target / "notebooks" / chapter.name)
-        exercises = ROOT / "notebooks" / "exercises" / chapter.name
-        if exercises.is_file():  # stubs for the reader to fill in: shown, not run
-            (target / "notebooks" / "exercises").mkdir(exist_ok=True)
-            shutil.copy2(exercises, target / "notebooks" / "exercises")
+        exercises = contents.NOTEBOOKS / "exercises" / chapter.name  # stubs for the reader to fill in: shown, not run
+        for source, copy in ((executed(chapter), Path("notebooks")), (exercises, Path("notebooks", "exercises"))):
+            if source.is_file():
+                (target / copy).mkdir(exist_ok=True)
+                nb = contents.with_numbers(nbformat.read(source, as_version=4), chapter.stem, titles)
+                nbformat.write(nb, target / copy / chapter.name)
     (target / CHINESE_TERMS).write_text("\n".join(pages.chinese_terms(ROOT / "book" / "glossary.md")) + "\n", "utf8")
     copy_mathjax(target / "book" / "_static" / "mathjax")
     for name, text in generated_pages().items():
         page = target / "book" / name
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(text, "utf8")
+    for page in (target / "book").glob("*.md"):
+        page.write_text(contents.with_numbered_links(page.read_text("utf8"), titles), "utf8")
 
 
 def configuration() -> dict[str, Any]:

@@ -22,7 +22,8 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from threadpoolctl import threadpool_limits
 
 from course_utils.data.news import LABELS, SPLITS, Title, describe_titles, fingerprint, load_titles, split_of
-from tools.execution import ROOT, write
+from tools.contents import ROOT
+from tools.execution import write
 
 EMBEDDED = ROOT / "course_utils" / "data" / "embedded"
 CARD = EMBEDDED / "news.md"

@@ -23,14 +23,15 @@ from markdown_it.tree import SyntaxTreeNode
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 from myst_parser.mdit_to_docutils.base import compute_unique_slug
 
-ROOT = Path(__file__).resolve().parents[1]
-CLAIMS = ROOT / "book" / "claims.yml"
+from tools import contents
+
+CLAIMS = contents.ROOT / "book" / "claims.yml"
 ANCHOR_DEPTH = 3  # `myst_heading_anchors` of _config.yml: deeper headings have no address of their own
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something a source teaches: ``id``, the ``chapter`` that owns it (such as "06"), and what it is, in our words."""
+    """Something a source teaches: ``id``, the ``chapter`` that owns it, and what it is, in our words."""
 
     id: str
     chapter: str
@@ -70,11 +71,11 @@ class Place:
 
     @property
     def chapter(self) -> str:
-        return self.notebook.stem.split("_")[0]
+        return self.notebook.stem
 
     def link(self, owner: str) -> str:
         """A MyST link from a page in ``book/`` to the section; it names the chapter where that is not ``owner``."""
-        title = self.title if self.chapter == owner else f"{self.chapter}: {self.title}"
+        title = self.title if self.chapter == owner else f"{numbered(self.notebook)}: {self.title}"
         return f"[{escape(title)}](../notebooks/{self.notebook.name}#{self.slug})"
 
 
@@ -101,7 +102,7 @@ def places(notebooks: Iterable[Path]) -> list[Place]:
 
 
 def problems(claims: Claims, found: list[Place], chapters: Iterable[str]) -> list[str]:
-    """One sentence for each item of ``chapters`` (the numbers of those that exist) that is taught or shown nowhere, for
+    """One sentence for each item of ``chapters`` (the names of those that exist) that is taught or shown nowhere, for
     each correction that no code cell shows, and for each id that claims.yml does not know. Empty when all is well."""
     covered = {place.id for place in found if place.kind == "covers"}
     shown = {place.id for place in found if place.kind == "shows" and place.code}
@@ -117,7 +118,7 @@ def problems(claims: Claims, found: list[Place], chapters: Iterable[str]) -> lis
             sentences.append(f'{where}: course.{place.kind} names "{place.id}", but {hint}')
     for item in claims.items.values():
         if item.chapter in written and item.id not in covered:
-            sentences.append(f"chapter {item.chapter} owns {item.id} ({item.phrase}), but no cell covers it")
+            sentences.append(f"{item.chapter} owns {item.id} ({item.phrase}), but no cell covers it")
     for correction in claims.corrections.values():
         if correction.chapter in written and correction.id not in shown:
             lack = (
@@ -125,7 +126,7 @@ def problems(claims: Claims, found: list[Place], chapters: Iterable[str]) -> lis
                 if correction.id in told
                 else "no cell shows it"
             )
-            sentences.append(f"chapter {correction.chapter} owns the correction {correction.id}, but {lack}")
+            sentences.append(f"{correction.chapter} owns the correction {correction.id}, but {lack}")
     return sentences
 
 
@@ -145,7 +146,7 @@ def coverage_page(claims: Claims, found: list[Place], titles: dict[str, str]) ->
     for chapter, title in titles.items():
         if group := [item for item in claims.items.values() if item.chapter == chapter]:
             taught = sum(1 for item in group if item.id in by_id)
-            lines += [f"## {chapter} {title}", "", f"{taught} of {len(group)} items.", "", "{.course-items}"]
+            lines += [f"## {title}", "", f"{taught} of {len(group)} items.", "", "{.course-items}"]
             lines += ["| Item | What it is | Taught in |", "|---|---|---|"]
             lines += [f"| {item.id} | {escape(item.phrase)} | {_links(by_id[item.id], chapter)} |" for item in group]
             lines.append("")
@@ -166,7 +167,7 @@ def corrections_page(claims: Claims, found: list[Place], titles: dict[str, str])
     ]
     for chapter, title in titles.items():
         if group := [correction for correction in claims.corrections.values() if correction.chapter == chapter]:
-            lines += [f"## {chapter} {title}", ""]
+            lines += [f"## {title}", ""]
             for correction in group:
                 shown = _links(by_id[correction.id], chapter)
                 lines += [
@@ -179,14 +180,14 @@ def corrections_page(claims: Claims, found: list[Place], titles: dict[str, str])
 
 
 def chapter_titles(notebooks: Iterable[Path]) -> dict[str, str]:
-    """Number of each chapter -> the text of its first heading, without the number should it begin with it."""
-    titles = {}
-    for notebook in notebooks:
-        number = notebook.stem.split("_")[0]
-        lines = "\n".join(cell.source for cell in _read(notebook).cells if cell.cell_type == "markdown").splitlines()
-        heading = next((line.lstrip("# ") for line in lines if line.startswith("# ")), notebook.stem)
-        titles[number] = heading.removeprefix(number).lstrip(" .:")
-    return titles
+    """Name of each chapter -> its title with its number in the book."""
+    return {notebook.stem: numbered(notebook) for notebook in notebooks}
+
+
+def numbered(notebook: Path) -> str:
+    """A chapter's title behind its number, if it stands in the book."""
+    number = contents.NUMBERS.get(notebook.stem)
+    return f"{number}. {contents.title(notebook)}" if number else contents.title(notebook)
 
 
 def escape(text: str) -> str:
@@ -238,9 +239,9 @@ def _read(notebook: Path) -> Any:
 
 
 def main() -> int:
-    notebooks = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
-    sentences = problems(load_claims(), places(notebooks), (notebook.stem[:2] for notebook in notebooks))
-    print("\n".join(sentences) or f"{len(notebooks)} chapters cover every item and show every correction they own")
+    chapters = contents.CHAPTERS
+    sentences = problems(load_claims(), places(chapters), (chapter.stem for chapter in chapters))
+    print("\n".join(sentences) or f"{len(chapters)} chapters cover every item and show every correction they own")
     return 1 if sentences else 0
 
 

@@ -10,7 +10,7 @@ import json
 import re
 import sys
 
-from tools.execution import ROOT
+from tools.contents import ROOT
 
 PIN = re.compile(r"^([A-Za-z0-9][\w.-]*)==(\S+)", re.M)
 

@@ -27,14 +27,11 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
+from tools.contents import NOTEBOOKS, ROOT
 from tools.watch import GB, Watch, end_leftovers
 
-ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = ROOT / "notebooks"
 EXECUTED = ROOT / "_build" / "executed"
 MATPLOTLIB = ROOT / "_build" / "matplotlib"
-CHAPTERS = sorted(NOTEBOOKS.glob("[0-9][0-9]_*.ipynb"))
-SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("[0-9][0-9]_*.ipynb"))
 OFFLINE = ROOT / "tools" / "offline"  # its sitecustomize.py refuses the network to every process below the kernel
 
 SECONDS_LIMIT, MEMORY_LIMIT_GB = 120, 6.0  # no chapter may ask for more: CONTRIBUTING.md
@@ -176,7 +173,7 @@ def _budget(notebook: Path, nb: NotebookNode) -> tuple[float, float]:
     if not {"seconds", "memory_gb"} <= set(course):
         raise ValueError(
             f"{notebook.name} states no budget: put `seconds` and `memory_gb` into `course` of the metadata, "
-            'such as {"chapter": "06", "seconds": 90, "memory_gb": 2.0, ...} (CONTRIBUTING.md, "A chapter")'
+            'such as {"chapter": "float_formats", "seconds": 90, "memory_gb": 2.0, ...} (CONTRIBUTING.md, "A chapter")'
         )
     return float(course["seconds"]), float(course["memory_gb"])
 

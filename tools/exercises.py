@@ -1,11 +1,11 @@
 """Make the students' copies of the exercises: `python -m tools.exercises [--check]`.
 
-The only source of an exercise is its cell in notebooks/solutions/NN_topic.ipynb, with `### BEGIN SOLUTION` and
+The only source of an exercise is its cell in notebooks/solutions/TOPIC.ipynb, with `### BEGIN SOLUTION` and
 `### END SOLUTION` around what the student is to write, and the cell `check_NAME(NAME)` below it. This tool writes
 
 - into that notebook, the metadata by which nbgrader knows solution and check cells and their points, so that it can be
   assigned and graded as it is;
-- notebooks/exercises/NN_topic.ipynb: the same without solutions (and without cells tagged `solution`), made by
+- notebooks/exercises/TOPIC.ipynb: the same without solutions (and without cells tagged `solution`), made by
   nbgrader's own preprocessors, but with stubs that say which exercise they belong to.
 
 With `--check` nothing is written and the exit code says whether anything would be.
@@ -29,7 +29,8 @@ from nbgrader.preprocessors import (
 )
 
 from course_utils.exercises import Check, checks_of
-from tools.execution import NOTEBOOKS, ROOT, SOLUTIONS, write
+from tools.contents import NOTEBOOKS, ROOT, SOLUTIONS
+from tools.execution import write
 
 BEGIN = "### BEGIN SOLUTION"
 CALL = re.compile(r"^check_(\w+)\((\w+)\)\s*\Z", re.M)  # the last line of a check cell
@@ -86,7 +87,7 @@ def student_copy(nb: NotebookNode, checks: list[Check]) -> NotebookNode:
     """The students' copy of an annotated notebook: stubs for solutions, no outputs, locked checks."""
     copy = nbformat.from_dict(nb)  # a deep copy
     copy.cells = [cell for cell in copy.cells if "solution" not in cell.metadata.get("tags", [])]
-    numbers = {check.answer: check.exercise for check in checks}
+    numbers = {check.answer: check.number for check in checks}
     for index, cell in enumerate(copy.cells):
         if cell.cell_type == "code" and BEGIN in cell.source:
             answer = cell.metadata["nbgrader"]["grade_id"]
@@ -99,8 +100,8 @@ def student_copy(nb: NotebookNode, checks: list[Check]) -> NotebookNode:
 
 
 def chapter_checks(notebook: Path) -> list[Check]:
-    """The checks of the chapter to which a notebook NN_topic.ipynb belongs, from ``course_utils.exercises.chNN``."""
-    return checks_of(importlib.import_module(f"course_utils.exercises.ch{notebook.name[:2]}"))
+    """The checks of the chapter to which a notebook belongs, from ``course_utils.exercises.TOPIC``."""
+    return checks_of(importlib.import_module(f"course_utils.exercises.{notebook.stem}"))
 
 
 def outputs(solution: Path) -> dict[Path, str]:

@@ -12,7 +12,8 @@ from pathlib import Path
 from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
-from tools.execution import GB, ROOT, Run
+from tools.contents import ROOT
+from tools.execution import GB, Run
 
 STDOUT_LINES = 60
 WORK_SECONDS = 1.0  # a chapter that computes less than this in all its cells after the set-up has not run its topic

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-import yaml
+
+from tools import contents
 
 CHAPTERS_HERE = "<!-- chapters of this part -->"
 
@@ -23,9 +24,7 @@ def part_openers(root: Path) -> dict[str, str]:
         ValueError: the opener has no place for them.
     """
     pages = {}
-    for part in yaml.safe_load((root / "_toc.yml").read_text("utf8"))["parts"]:
-        files = [chapter["file"] for chapter in part["chapters"]]
-        chapters = [root / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
+    for files, chapters in contents.parts(root):
         for file in (file for file in files if file.startswith("book/part_")):
             text = (root / f"{file}.md").read_text("utf8")
             if CHAPTERS_HERE not in text:

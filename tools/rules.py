@@ -16,7 +16,8 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbformat import NotebookNode
 
 from tools import sync
-from tools.execution import MEMORY_LIMIT_GB, NOTEBOOKS, SECONDS_LIMIT
+from tools.contents import NOTEBOOKS
+from tools.execution import MEMORY_LIMIT_GB, SECONDS_LIMIT
 from tools.judge import ABSOLUTE_PATH, describe
 
 LINES = 30
@@ -46,7 +47,7 @@ def stripped(_: Path, nb: NotebookNode) -> Iterator[str]:
 
 def ids(notebook: Path, nb: NotebookNode) -> Iterator[str]:
     for number, cell in enumerate(nb.cells, start=1):
-        wanted = f"{notebook.name[:2]}-{number:03d}"
+        wanted = f"{notebook.stem}-{number:03d}"
         if cell.get("id") != wanted:
             yield f"cell {number} has the id {cell.get('id')!r}, expected {wanted!r}; run `python -m tools.sync`"
             return
@@ -58,8 +59,8 @@ def metadata(notebook: Path, nb: NotebookNode) -> Iterator[str]:
         if not isinstance(course.get(key), kinds) or isinstance(course.get(key), bool):
             wanted = " or ".join(kind.__name__ for kind in kinds)
             yield f"metadata `course.{key}` is {course.get(key)!r}, expected {wanted}"
-    if course.get("chapter") != notebook.name[:2]:
-        wanted = f"{notebook.name[:2]!r} as in the file's name"
+    if course.get("chapter") != notebook.stem:
+        wanted = f"{notebook.stem!r}, the file's name"
         yield f"metadata `course.chapter` is {course.get('chapter')!r}, expected {wanted}"
     if course.get("licence") != LICENCE:
         yield f"metadata `course.licence` is {course.get('licence')!r}, expected {LICENCE!r}"
@@ -108,7 +109,7 @@ def setup_cell(notebook: Path, nb: NotebookNode) -> Iterator[str]:
         yield f"the set-up cell is cell {tagged[0] + 1}, expected the third, after the title and the card"
     if any(index < tagged[0] for index, _ in _code(nb)):
         yield "a code cell stands before the set-up cell"
-    if nb.cells[tagged[0]].source != sync.setup_source(notebook.name[:2]):
+    if nb.cells[tagged[0]].source != sync.setup_source(notebook.stem):
         yield "the set-up cell is not the course's own; run `python -m tools.sync`"
 
 

@@ -18,7 +18,8 @@ import nbformat
 from nbformat import NotebookNode
 from nbstripout import strip_output  # type: ignore[import-untyped]
 
-from tools.execution import CHAPTERS, NOTEBOOKS, ROOT, SOLUTIONS, write
+from tools.contents import CHAPTERS, NOTEBOOKS, ROOT, SOLUTIONS
+from tools.execution import write
 
 BRANCH = "main"
 CARD_BEGIN, CARD_END = "<!-- card: written by tools.sync from the notebook's metadata -->", "<!-- end of card -->"
@@ -52,7 +53,7 @@ def colab(notebook: Path) -> str:
 
 
 def setup_source(chapter: str) -> str:
-    """The set-up cell of a chapter: the same in all but for the number."""
+    """The set-up cell of a chapter: the same in all but for the name."""
     return SETUP.format(repository=repository(), chapter=chapter)
 
 
@@ -81,7 +82,7 @@ def card_table(notebook: Path, course: dict[str, Any]) -> str:
 def mend(notebook: Path, nb: NotebookNode) -> list[str]:
     """Mend `nb` in place; return what only its author can mend."""
     strip_output(nb, keep_output=False, keep_count=False, keep_id=True)
-    chapter = notebook.name[:2]
+    chapter = notebook.stem
     nb.metadata["kernelspec"] = dict(KERNEL)
     nb.metadata["language_info"] = {"name": "python"}
     nb.nbformat, nb.nbformat_minor = 4, 5
@@ -158,7 +159,7 @@ def main(arguments: list[str] | None = None) -> int:
     if strangers := [path for path in chosen if path not in (*CHAPTERS, *SOLUTIONS)]:
         if strangers := [path for path in strangers if path.parent != NOTEBOOKS / "exercises"]:  # those are generated
             parser.error(
-                f"{strangers[0]} is no chapter: notebooks/NN_topic.ipynb or notebooks/solutions/NN_topic.ipynb"
+                f"{strangers[0]} is no chapter: notebooks/TOPIC.ipynb or notebooks/solutions/TOPIC.ipynb of _toc.yml"
             )
         chosen = [path for path in chosen if path.parent != NOTEBOOKS / "exercises"]
     status = 0

@@ -1,8 +1,8 @@
-"""The exercises' checks, one module per chapter (``ch06``, ...), and what they are made of.
+"""The exercises' checks, a folder for each chapter, named as it, and what they are made of.
 
 A check is a list of points; each is a property that the chapter taught, looked at on fresh random inputs::
 
-    check_negate = Check("06.0", "negate", parameters=("x",))
+    check_negate = Check("float_formats.0", "negate", parameters=("x",))
 
     @check_negate.point("every element changes its sign", hint="What is the sign bit of zero?")
     def _(negate: Answer, rng: np.random.Generator) -> None:

@@ -36,7 +36,7 @@ class Check:
     in every call.
 
     Args:
-        exercise: chapter and number, such as ``"06.1"``.
+        exercise: chapter and number, such as ``"float_formats.1"``.
         answer: the name of what the learner writes.
         parameters: the names of its parameters, in order.
         seconds: how long one point may take, generously; a learner waits that long for an endless loop.
@@ -48,6 +48,16 @@ class Check:
         self.parameters = parameters
         self.seconds = seconds
         self.points: list[Point] = []
+
+    @property
+    def chapter(self) -> str:
+        """The chapter's name, such as ``"float_formats"``."""
+        return self.exercise.rpartition(".")[0]
+
+    @property
+    def number(self) -> int:
+        """The exercise's place in its chapter, from 1."""
+        return int(self.exercise.rpartition(".")[2])
 
     @property
     def name(self) -> str:
@@ -160,6 +170,4 @@ def _outcome(point: Point, problem: NotOk | None, before: list[Outcome]) -> Outc
 
 def checks_of(module: ModuleType) -> list[Check]:
     """The checks that a chapter's module defines, by their number."""
-    return sorted(
-        (value for value in vars(module).values() if isinstance(value, Check)), key=lambda check: check.exercise
-    )
+    return sorted((value for value in vars(module).values() if isinstance(value, Check)), key=lambda c: c.number)

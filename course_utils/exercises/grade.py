@@ -12,6 +12,7 @@ import argparse
 import asyncio
 import csv
 import importlib
+import pkgutil
 import re
 import sys
 import tempfile
@@ -25,6 +26,7 @@ from nbclient import NotebookClient
 from nbclient.exceptions import DeadKernelError
 from nbformat import NotebookNode
 
+from course_utils import exercises
 from course_utils.exercises.check import Check, checks_of
 from course_utils.exercises.report import KEY
 
@@ -61,7 +63,7 @@ def grade(path: Path, *, seed: int | None = None, seconds: float = SECONDS) -> l
         unreadable = f"cannot be read as a notebook: {_first_line(error)}"
     checks = _checks(path, nb)
     if not checks:
-        note = "belongs to no chapter with exercises: name it as it was handed out, such as 06_float_formats.ipynb"
+        note = "belongs to no chapter with exercises: name it as it was handed out, such as float_formats.ipynb"
         return [Grade(student, path.name, "-", "-", 0, 0, unreadable or note)]
     if unreadable:
         return [Grade(student, path.name, check.exercise, check.answer, 0, len(check), unreadable) for check in checks]
@@ -84,7 +86,7 @@ def with_checks(
         below = max((i for i, cell in enumerate(cells) if defines.search(cell.source)), default=len(cells) - 1)
         # The module is named in full: what a submission imported under the check's name does not matter.
         source = (
-            f"import course_utils.exercises.ch{check.exercise[:2]} as _checks_of_the_course\n"
+            f"import course_utils.exercises.{check.chapter} as _checks_of_the_course\n"
             f"_checks_of_the_course.{check.name}.report({check.answer}, seed={seed})"
         )
         inserted[check.name] = nbformat.v4.new_code_cell(source)
@@ -143,19 +145,24 @@ def _grade(student: str, notebook: str, check: Check, cell: NotebookNode, stoppe
 
 
 def _checks(path: Path, nb: NotebookNode) -> list[Check]:
-    named = re.match(r"\d\d(?=_)", path.name)
-    chapter = str(nb.metadata.get("course", {}).get("chapter", named[0] if named else ""))
-    if not re.fullmatch(r"\d\d", chapter):
-        return []
-    try:
-        return checks_of(importlib.import_module(f"course_utils.exercises.ch{chapter}"))
-    except ModuleNotFoundError:
-        return []
+    """The checks of the chapter that the metadata names, or else of the one that the file is named as."""
+    chapter = str(nb.metadata.get("course", {}).get("chapter", ""))
+    chapter = chapter if chapter in _chapters() else _named(path)
+    return checks_of(importlib.import_module(f"course_utils.exercises.{chapter}")) if chapter else []
+
+
+def _chapters() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(exercises.__path__) if module.ispkg]
+
+
+def _named(path: Path) -> str:
+    """The chapter with whose name a file's name begins: ``float_formats`` of ``float_formats_ana.ipynb``."""
+    return max((name for name in _chapters() if path.name.startswith(name)), key=len, default="")
 
 
 def _student(path: Path) -> str:
-    """Whose notebook: ``ana/06_float_formats.ipynb``, or ``06_float_formats_ana.ipynb`` among others."""
-    siblings = [p for p in path.resolve().parent.glob("*.ipynb") if p.name[:2] == path.name[:2]]
+    """Whose notebook: ``ana/float_formats.ipynb``, or ``float_formats_ana.ipynb`` among others."""
+    siblings = [p for p in path.resolve().parent.glob("*.ipynb") if _named(p) == _named(path)]
     return path.stem if len(siblings) > 1 else path.resolve().parent.name
 
 
@@ -171,13 +178,13 @@ def _first_line(error: object) -> str:
 
 def table(grades: list[Grade]) -> str:
     """Students in rows, exercises in columns, then a sentence for each exercise without all its points."""
-    exercises = sorted({(g.exercise, g.out_of) for g in grades if g.out_of})
+    columns = sorted({(g.exercise, g.out_of) for g in grades if g.out_of})
     students = sorted({g.student for g in grades})
     width = max((len(student) for student in students), default=0)
-    lines = [f"{'':{width}}  " + "".join(f"{name:>8}" for name, _ in exercises) + f"{'total':>9}"]
+    lines = [f"{'':{width}}  " + "".join(f"{name:>8}" for name, _ in columns) + f"{'total':>9}"]
     for student in students:
         own = {g.exercise: g for g in grades if g.student == student}
-        marks = [f"{own[name].points}/{out_of}" if name in own else "-" for name, out_of in exercises]
+        marks = [f"{own[name].points}/{out_of}" if name in own else "-" for name, out_of in columns]
         total = f"{sum(g.points for g in own.values())}/{sum(g.out_of for g in own.values())}"
         lines.append(f"{student:{width}}  " + "".join(f"{mark:>8}" for mark in marks) + f"{total:>9}")
     lines += ["", *(f"{g.student}, {g.exercise} {g.answer}: {g.note}" for g in grades if g.note)]

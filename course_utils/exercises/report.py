@@ -41,7 +41,7 @@ class Report:
     """What a check found. The last value of a cell shows itself; ``print`` gives every point.
 
     Args:
-        exercise: its number, such as ``"06.1"``.
+        exercise: its chapter and number, such as ``"float_formats.1"``.
         answer: the name of what the learner wrote.
         outcomes: one for each point, in order.
         seed: replays the same inputs: ``check_decode(decode, seed=...)``.
@@ -70,9 +70,10 @@ class Report:
 
     @property
     def headline(self) -> str:
-        """One line: ``Exercise 06.1, decode: 4 of 6 points``."""
+        """One line: ``Exercise 1, decode: 4 of 6 points``."""
         count = f"all {len(self.outcomes)}" if self.passed else f"{self.points} of {len(self.outcomes)}"
-        return f"Exercise {self.exercise}, {self.answer}: {count} points"
+        number = self.exercise.rpartition(".")[2]
+        return f"Exercise {number}, {self.answer}: {count} points"
 
     def payload(self) -> dict[str, Any]:
         """What a grader reads: plain values, fit for JSON."""

@@ -8,6 +8,6 @@ Each command runs with no argument at all, on the headlines and the encoder that
 
 To be read in this order: ``config`` (what can be chosen), ``loader`` (titles to tensors), ``model`` (encoder, head and
 tactic), ``evaluate``, ``trainer`` (an epoch), ``main``, ``predict``. ``with_peft`` takes the tactics from that library,
-``with_deepspeed`` the steps of an epoch from that one, and ``study`` makes the runs that chapter 12 compares. Import
+``with_deepspeed`` the steps of an epoch from that one, and ``study`` makes the runs that the chapter compares. Import
 from these modules: ``from course_utils.news.config import Config``.
 """

@@ -1,4 +1,4 @@
-"""The runs that chapter 12 compares: rates chosen on validation titles, each tactic with three seeds, learning curves.
+"""The runs on news titles that the course compares: rates chosen on validation titles, three seeds, learning curves.
 
 They take half an hour of one core, so they are kept: ``study.jsonl`` has a line for each with the answers it gave, from
 which every figure is worked out anew. One command makes the lines that are missing, and does nothing when none is::
@@ -258,7 +258,7 @@ def missing(file: Path = FILE) -> Iterator[tuple[Config, bool]]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Make the runs of chapter 12 that are missing.")
+    parser = argparse.ArgumentParser(description="Make the runs of the chapter Sorting news titles that are missing.")
     parser.add_argument("--file", type=Path, default=FILE, help="where the lines are kept (default: in the package)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no run after so long")
     options = parser.parse_args(arguments)

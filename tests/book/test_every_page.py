@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page, TimeoutError
 from site_window import LAPTOP, PHONE, generated_by_sphinx, new_window
 
-from tools.execution import CHAPTERS
+from tools.contents import CHAPTERS
 
 # What a page may hold that is there to be filled: an output, an interactive figure, a formula.
 LOOK = """() => {

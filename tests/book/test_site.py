@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 from site_window import Window
 
-from tools.execution import CHAPTERS
+from tools.contents import CHAPTERS
 
 
 @pytest.mark.parametrize(
@@ -63,8 +63,8 @@ def test_dark_mode_can_be_chosen_and_is_remembered(window: Window) -> None:
 
 
 def test_a_click_on_a_bit_changes_the_number(window: Window) -> None:
-    """The interactive figure of chapter 06 computes in the page, without a kernel."""
-    page = window.open("notebooks/06_float_formats.html")
+    """The interactive figure computes in the page, without a kernel."""
+    page = window.open("notebooks/float_formats.html")
     figure = page.locator(".course-interactive", has=page.locator(".bit")).first
     value = figure.locator("output.value")
     before = value.inner_text()

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tools import book, pages
-from tools.execution import CHAPTERS, ROOT
+from tools.contents import CHAPTERS, ROOT
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf8"))
 
@@ -50,12 +50,12 @@ def test_every_page_is_in_the_table_of_contents() -> None:
 def test_part_openers_list_the_chapters_of_their_part(tmp_path: Path) -> None:
     (tmp_path / "book").mkdir()
     (tmp_path / "notebooks").mkdir()
-    parts = [{"caption": "I", "chapters": [{"file": "book/part_1"}, {"file": "notebooks/01_a"}]}]
+    parts = [{"caption": "I", "chapters": [{"file": "book/part_1"}, {"file": "notebooks/a"}]}]
     (tmp_path / "_toc.yml").write_text(yaml.safe_dump({"parts": parts}), "utf8")
     (tmp_path / "book" / "part_1.md").write_text(f"# One\n\n{pages.CHAPTERS_HERE}\n", "utf8")
     first = nbformat.v4.new_markdown_cell("# A title\n\n> All of it\n> is so.")
-    nbformat.write(nbformat.v4.new_notebook(cells=[first]), tmp_path / "notebooks" / "01_a.ipynb")
-    opener = "# One\n\n[](../notebooks/01_a.ipynb)\n: All of it is so.\n"
+    nbformat.write(nbformat.v4.new_notebook(cells=[first]), tmp_path / "notebooks" / "a.ipynb")
+    opener = "# One\n\n[](../notebooks/a.ipynb)\n: All of it is so.\n"
     assert pages.part_openers(tmp_path) == {"part_1.md": opener}
     (tmp_path / "book" / "part_1.md").write_text("# One\n", "utf8")
     with pytest.raises(ValueError, match=r"book/part_1\.md has no line"):
@@ -116,9 +116,9 @@ def test_a_failing_chapter_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_chapter_that_was_never_run_stops_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(book, "CHAPTERS", [tmp_path / "99_nothing.ipynb"])
+    monkeypatch.setattr(book, "CHAPTERS", [tmp_path / "nothing.ipynb"])
     monkeypatch.setattr(book, "executed", lambda notebook: notebook)
-    with pytest.raises(book.BookError, match=r"no executed copy of 99_nothing\.ipynb"):
+    with pytest.raises(book.BookError, match=r"no executed copy of nothing\.ipynb"):
         book.assemble(tmp_path / "src")
 
 

@@ -8,7 +8,7 @@ A chapter's test file is a list of wrong answers and one line::
             wrong("in place", in_place, says="leave its arguments as they were"),
         ],
     }
-    test_exercise = exercise_tests("06_float_formats", WRONG)
+    test_exercise = exercise_tests("float_formats", WRONG)
 
 Most wrong answers are edits of the solution, which is read from notebooks/solutions; others are functions.
 """
@@ -122,7 +122,7 @@ class Case:
 def cases(notebook: str, wrongs: dict[str, list[Wrong]]) -> list[Case]:
     """All cases of one chapter's exercises."""
     found: list[Case] = []
-    checks = {c.answer: c for c in checks_of(importlib.import_module(f"course_utils.exercises.ch{notebook[:2]}"))}
+    checks = {c.answer: c for c in checks_of(importlib.import_module(f"course_utils.exercises.{notebook}"))}
     solutions, stubs = (NOTEBOOKS / folder / f"{notebook}.ipynb" for folder in ("solutions", "exercises"))
 
     def solution(check: Check) -> None:
@@ -136,7 +136,7 @@ def cases(notebook: str, wrongs: dict[str, list[Wrong]]) -> list[Case]:
     def stub(check: Check) -> None:
         report = check.report(answers(stubs)[check.answer])
         assert report.points == 0
-        assert f"Exercise {check.exercise}: write {check.answer}" in failures(report)
+        assert f"Exercise {check.number}: write {check.answer}" in failures(report)
         assert [outcome.status for outcome in report.outcomes[1:]] == ["not reached"] * (len(check) - 1)
 
     def nothing(check: Check, answer: Callable[..., Any]) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from course_utils.exercises import Check
 from tools import exercises
-from tools.execution import NOTEBOOKS, SOLUTIONS
+from tools.contents import NOTEBOOKS, SOLUTIONS
 
 
 def test_exercises_and_solutions_are_in_step():
@@ -57,7 +57,7 @@ def test_a_solution_that_changes_is_noticed(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert exercises.main(["--check"]) == 1
     assert "out of step; run python -m tools.exercises" in capsys.readouterr().out
-    (tmp_path / "exercises" / "99_stranger.ipynb").write_text("{}")
+    (tmp_path / "exercises" / "stranger.ipynb").write_text("{}")
     assert exercises.main([]) == 1
     assert "has no source" in capsys.readouterr().out
 
@@ -85,18 +85,16 @@ SOLVED = "def f(x):\n    ### BEGIN SOLUTION\n    return x\n    ### END SOLUTION"
 )
 def test_what_does_not_belong_together_is_named(sources, says):
     with pytest.raises(ValueError, match=says.replace("(", r"\(").replace(")", r"\)")):
-        exercises.annotate(notebook(*sources), [Check("00.1", "f", parameters=("x",))])
+        exercises.annotate(notebook(*sources), [Check("example.1", "f", parameters=("x",))])
 
 
 def test_annotating_twice_changes_nothing():
-    check = Check("00.1", "f", parameters=("x",))
+    check = Check("example.1", "f", parameters=("x",))
     nb = notebook(SOLVED, "check_f(f)")
     exercises.annotate(nb, [check])
     once = copy.deepcopy(nb)
     exercises.annotate(nb, [check])
     assert nb == once
     student = exercises.student_copy(nb, [check])
-    assert (
-        student.cells[0].source == 'def f(x):\n    raise NotImplementedError("Exercise 00.1: write f, then check it")'
-    )
+    assert student.cells[0].source == 'def f(x):\n    raise NotImplementedError("Exercise 1: write f, then check it")'
     assert "SOLUTION" in nb.cells[0].source  # the source is left as it was

@@ -11,11 +11,11 @@ import nbformat
 import pytest
 from mutants import NOTEBOOKS
 
-from course_utils.exercises import ch06, checks_of, grade
+from course_utils.exercises import checks_of, float_formats, grade
 from course_utils.exercises.report import KEY
 
-NAME = "06_float_formats.ipynb"
-FULL = {check.answer: len(check) for check in checks_of(ch06)}
+NAME = "float_formats.ipynb"
+FULL = {check.answer: len(check) for check in checks_of(float_formats)}
 TIES_AWAY = ("np.rint(steps)", "np.copysign(np.floor(np.abs(steps) + 0.5), steps)")  # right in 4 of 6 points
 FORGERY = f"""
 from IPython.display import display
@@ -90,9 +90,9 @@ def test_the_command_grades_whatever_is_handed_in(tmp_path, capfd):
 
 
 def test_two_notebooks_in_one_folder_are_told_apart(tmp_path):
-    for name in ("06_float_formats_ana.ipynb", "06_float_formats_bo.ipynb"):
+    for name in ("float_formats_ana.ipynb", "float_formats_bo.ipynb"):
         (tmp_path / name).write_text("")
-    assert grade._student(tmp_path / "06_float_formats_bo.ipynb") == "06_float_formats_bo"
+    assert grade._student(tmp_path / "float_formats_bo.ipynb") == "float_formats_bo"
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +117,7 @@ def test_in_a_notebook_a_failure_shows_a_report_and_no_stack(shown):
 
 def test_in_a_notebook_a_success_is_one_line(shown):
     (result,) = shown["check_decode"]
-    assert result.data["text/plain"] == "Exercise 06.1, decode: all 6 points. Well done."
+    assert result.data["text/plain"] == "Exercise 1, decode: all 6 points. Well done."
     assert result.metadata[KEY]["score"] == 1.0
 
 

@@ -13,7 +13,7 @@ from course_utils.exercises import Answer, Check, CheckFailed, NotOk
 from course_utils.exercises.limits import OutOfTime, run_limited
 from course_utils.exercises.report import KEY
 
-negate = Check("00.1", "negate", parameters=("x",), seconds=0.5)
+negate = Check("example.1", "negate", parameters=("x",), seconds=0.5)
 
 
 @negate.point("every element changes its sign", hint="Look at the minus sign.")
@@ -34,7 +34,7 @@ def right(x):
 
 def test_success_is_one_friendly_line():
     report = negate(right)
-    assert repr(report) == "Exercise 00.1, negate: all 2 points. Well done."
+    assert repr(report) == "Exercise 1, negate: all 2 points. Well done."
     assert report.score == 1.0
     assert "<details>" in report._repr_html_()
 
@@ -46,7 +46,7 @@ def test_failure_says_what_is_right_what_is_not_and_where_to_look():
     assert [outcome.status for outcome in report.outcomes] == ["ok", "not ok"]
     assert (report.points, report.score) == (1, 0.5)
     assert str(failed.value).splitlines() == [
-        "Exercise 00.1, negate: 1 of 2 points",
+        "Exercise 1, negate: 1 of 2 points",
         "  ok           every element changes its sign",
         "  not ok       a tensor gives a tensor",
         "               given     negate(tensor of shape (7,))",
@@ -194,7 +194,7 @@ def test_what_cannot_be_compared_is_explained(answer, says):
 
 
 def test_a_result_of_a_kind_the_check_did_not_expect_is_the_answers_fault():
-    doubled = Check("00.2", "doubled", parameters=("x",))
+    doubled = Check("example.2", "doubled", parameters=("x",))
 
     @doubled.point("twice", hint="")
     def _(answer: Answer, rng: np.random.Generator) -> None:
@@ -214,7 +214,7 @@ def test_nbgrader_reads_the_number_of_points(monkeypatch):
 
 def test_tolerances_are_only_what_the_exercise_grants():
     def half(answer):
-        check = Check("00.3", "half", parameters=("x",))
+        check = Check("example.3", "half", parameters=("x",))
 
         @check.point("within 1e-6", hint="")
         def _(half: Answer, rng: np.random.Generator) -> None:

@@ -1,7 +1,0 @@
-"""The checks of chapter 07, mixed precision."""
-
-from course_utils.exercises.ch07.clipping import check_unscale_and_clip
-from course_utils.exercises.ch07.dynamic import check_scale_trace
-from course_utils.exercises.ch07.safe_scale import check_largest_safe_scale
-
-__all__ = ["check_largest_safe_scale", "check_scale_trace", "check_unscale_and_clip"]

@@ -1,7 +1,0 @@
-"""The checks of chapter 11, adapters and LoRA."""
-
-from course_utils.exercises.ch11.low_rank import check_low_rank
-from course_utils.exercises.ch11.row_by_row import check_row_by_row
-from course_utils.exercises.ch11.step_bytes import check_step_bytes
-
-__all__ = ["check_low_rank", "check_row_by_row", "check_step_bytes"]

@@ -1,0 +1,76 @@
+"""What the interactive figure computes, against the course's own formulas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.resources import files
+
+import pytest
+from figure_page import figure_page
+from playwright.sync_api import Browser, Page
+
+from course_utils.models.text import TextConfig
+from course_utils.plan.tuning import Tuning, p_tuning_parameters, prefix_parameters, prompt_parameters, step_macs
+
+SCRIPT = (files("course_utils.figures") / "js" / "prompt_costs.js").read_text("utf-8")
+BASE = TextConfig(num_classes=18, skip_unread=False)
+SMALL = TextConfig(width=48, depth=3, heads=4, mlp_ratio=1.5, num_classes=5, skip_unread=False)
+PARAMETERS = 102_281_490
+LIKE: dict[str, Tuning] = {
+    "full": "full", "head": "head", "prompt": "prompt", "mlp": "prompt", "lstm": "prompt", "prefix": "prefix",
+    "written": "prefix",
+}  # fmt: skip
+
+
+def described(config: TextConfig) -> dict[str, object]:
+    sizes = {"width": config.width, "depth": config.depth, "mlp_width": config.mlp_width}
+    return {"name": f"width {config.width}", **sizes, "parameters": PARAMETERS}
+
+
+@pytest.mark.parametrize("config", [BASE, SMALL])
+@pytest.mark.parametrize(("tokens", "length"), [(20, 10), (1, 1), (128, 100)])
+def test_the_script_computes_what_the_package_does(
+    browser: Browser, config: TextConfig, tokens: int, length: int
+) -> None:
+    page = browser.new_page()
+    body = "return tuningCosts(m, classes, tokens, length);"
+    arguments = [described(config), config.num_classes, tokens, length]
+    rows = page.evaluate(f"([m, classes, tokens, length]) => {{ {SCRIPT}\n{body} }}", arguments)
+    page.close()
+    d, depth, head = config.width, config.depth, (config.width + 1) * config.num_classes
+    prompt, prefix = prompt_parameters(length, d), prefix_parameters(length, d, depth)
+    expected = {
+        "full": (PARAMETERS - head, PARAMETERS - head),
+        "head": (0, 0),
+        "prompt": (prompt, prompt),
+        "mlp": (p_tuning_parameters(length, d), prompt),
+        "lstm": (p_tuning_parameters(length, d, network="lstm"), prompt),
+        "prefix": (prefix, prefix),
+        "written": (prefix_parameters(length, d, depth, d), prefix),
+    }
+    full = sum(step_macs(config, tokens, "full").values())
+    assert {row["kind"]: (row["trained"] - head, row["kept"] - head) for row in rows} == expected
+    for row in rows:
+        step = sum(step_macs(config, tokens, LIKE[row["kind"]], length).values())
+        assert row["step"] == pytest.approx(step / full, rel=1e-12)
+
+
+@pytest.fixture
+def figure(browser: Browser) -> Iterator[Page]:
+    data = {"models": [described(BASE), described(SMALL)], "model": "width 768", "length": 10, "tokens": 20}
+    with figure_page(browser, "prompt_costs", {**data, "classes": 18}) as page:
+        yield page
+
+
+def test_it_answers_to_its_controls(figure: Page) -> None:
+    headline, (length, tokens) = figure.locator("output.value"), figure.locator("input").all()
+    assert headline.inner_text().startswith("prompt tuning: 21,522 of 102,281,490 numbers train, for 1.01 of")
+    assert figure.locator(".share").count() == 7
+    length.fill("100")
+    step = sum(step_macs(BASE, 20, "prompt", 100).values()) / sum(step_macs(BASE, 20, "full").values())
+    assert f"for {step:.2f} of" in headline.inner_text()
+    tokens.focus()
+    figure.keyboard.press("ArrowUp")
+    assert tokens.input_value() == "21"
+    tokens.fill("")
+    assert "whole numbers above 0" in headline.inner_text()

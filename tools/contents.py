@@ -1,0 +1,63 @@
+"""The order of the book, which `_toc.yml` alone states: its chapters, and the number that each has by its place.
+
+A chapter is named by its topic (`notebooks/pipeline_parallelism.ipynb`), and so are its exercises. Numbers are put in
+when the book is built: into titles, into the headings of exercises, and behind links whose text is a chapter's title.
+"""
+
+import re
+from pathlib import Path
+
+import nbformat
+import yaml
+from nbformat import NotebookNode
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+
+
+def parts(root: Path = ROOT) -> list[tuple[list[str], list[Path]]]:
+    """Of each part of the book: its pages (such as ``book/part_2_parallelism``), and its chapters in their order."""
+    found = []
+    for part in yaml.safe_load((root / "_toc.yml").read_text("utf8"))["parts"]:
+        files = [entry["file"] for entry in part["chapters"]]
+        chapters = [root / f"{file}.ipynb" for file in files if file.startswith("notebooks/")]
+        found.append(([file for file in files if not file.startswith("notebooks/")], chapters))
+    return found
+
+
+CHAPTERS = [chapter for _, chapters in parts() for chapter in chapters]
+SOLUTIONS = [path for path in (NOTEBOOKS / "solutions" / chapter.name for chapter in CHAPTERS) if path.is_file()]
+NUMBERS = {chapter.stem: number for number, chapter in enumerate(CHAPTERS, start=1)}
+
+
+def title(chapter: Path) -> str:
+    """The chapter's title as it stands in its first cell, without a number."""
+    first = nbformat.read(chapter, as_version=4).cells[0].source
+    return str(first.splitlines()[0].lstrip("# "))
+
+
+def with_numbers(nb: NotebookNode, name: str, titles: dict[str, str]) -> NotebookNode:
+    """A copy of the chapter ``name``, or of its exercises, in which every chapter is named with its number.
+
+    Args:
+        titles: name of each chapter -> its title.
+    """
+    copy = nbformat.from_dict(nb)  # a deep copy
+    number = NUMBERS[name]
+    copy.cells[0].source = re.sub(r"^# ", f"# {number}. ", copy.cells[0].source)
+    for cell in copy.cells:
+        if cell.cell_type == "markdown":
+            cell.source = re.sub(r"^(#+ Exercise )(?=\d)", rf"\g<1>{number}.", cell.source, flags=re.M)
+            cell.source = with_numbered_links(cell.source, titles)
+    return copy
+
+
+def with_numbered_links(text: str, titles: dict[str, str]) -> str:
+    """Markdown in which a link whose text is a chapter's title says the chapter's number too."""
+
+    def numbered(link: re.Match[str]) -> str:
+        said, address, name = link.groups()
+        known = titles.get(name) == said
+        return f"[{said}, chapter {NUMBERS[name]}]({address})" if known else link[0]
+
+    return re.sub(r"\[([^\[\]]+)\]\(((?:\.\./notebooks/)?(\w+)\.ipynb)\)", numbered, text)
