@@ -82,7 +82,7 @@ def _swap(nb: NotebookNode) -> None:
 DEFECTS: dict[str, tuple[Callable[[NotebookNode], None], str]] = {
     "output kept": (_outputs, "outputs are kept out of git"),
     "count kept": (_count, "outputs are kept out of git"),
-    "random id": (_id, "cell 4 has the id '3f9c02aa', expected 'toy-004'"),
+    "random id": (_id, "cell 4 has the id '3f9c02aa', expected one such as 'toy-004'"),
     "empty cell": (_append(new_code_cell("")), "an empty code cell"),
     "title without claim": (_source(0, "# A toy"), "the sentence that the chapter proves"),
     "section for a claim": (

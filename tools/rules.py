@@ -46,11 +46,13 @@ def stripped(_: Path, nb: NotebookNode) -> Iterator[str]:
 
 
 def ids(notebook: Path, nb: NotebookNode) -> Iterator[str]:
+    seen: set[str] = set()
     for number, cell in enumerate(nb.cells, start=1):
-        wanted = f"{notebook.stem}-{number:03d}"
-        if cell.get("id") != wanted:
-            yield f"cell {number} has the id {cell.get('id')!r}, expected {wanted!r}; run `python -m tools.sync`"
+        if not sync.has_id(cell, notebook.stem) or cell["id"] in seen:
+            wanted = f"one such as '{notebook.stem}-{number:03d}', which no other cell has"
+            yield f"cell {number} has the id {cell.get('id')!r}, expected {wanted}; run `python -m tools.sync`"
             return
+        seen.add(cell["id"])
 
 
 def metadata(notebook: Path, nb: NotebookNode) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Write into notebooks and pages what follows from elsewhere: `python -m tools.sync [--check] [NOTEBOOK ...]`.
 
-In a notebook: outputs and counts stripped, cell ids numbered in order, kernel metadata, the table of the card and the
+In a notebook: outputs and counts stripped, cell ids, kernel metadata, the table of the card and the
 set-up cell. In README.md: the address of the repository, which stands in pyproject.toml (the book's settings get it
 when the book is assembled). With `--check` nothing is written, and the exit code says whether anything would be. What
 it cannot write it names, and exits with 1.
@@ -8,6 +8,7 @@ it cannot write it names, and exits with 1.
 
 import argparse
 import difflib
+import itertools
 import re
 import sys
 import tomllib
@@ -82,12 +83,11 @@ def card_table(notebook: Path, course: dict[str, Any]) -> str:
 def mend(notebook: Path, nb: NotebookNode) -> list[str]:
     """Mend `nb` in place; return what only its author can mend."""
     strip_output(nb, keep_output=False, keep_count=False, keep_id=True)
-    chapter = notebook.stem
     nb.metadata["kernelspec"] = dict(KERNEL)
     nb.metadata["language_info"] = {"name": "python"}
     nb.nbformat, nb.nbformat_minor = 4, 5
-    for number, cell in enumerate(nb.cells, start=1):
-        cell["id"] = f"{chapter}-{number:03d}"
+    _give_ids(nb, notebook.stem)
+    for cell in nb.cells:
         cell.source = cell.source.strip("\n")
     left = []
     if (setup := _tagged(nb, "setup")) is None:
@@ -95,10 +95,30 @@ def mend(notebook: Path, nb: NotebookNode) -> list[str]:
             "has no set-up cell: add a code cell as the third cell and tag it `setup`; tools.sync writes its source"
         )
     else:
-        setup.source = setup_source(chapter)
+        setup.source = setup_source(notebook.stem)
     if notebook.parent == NOTEBOOKS:
         left += _mend_card(notebook, nb)
     return left
+
+
+def _give_ids(nb: NotebookNode, chapter: str) -> None:
+    """An id for each cell that has none of the chapter's own; the others keep theirs: a diff shows the new cells."""
+    taken: set[str] = set()
+    new = []
+    for cell in nb.cells:
+        if has_id(cell, chapter) and cell["id"] not in taken:
+            taken.add(cell["id"])
+        else:
+            new.append(cell)
+    numbers = (f"{chapter}-{number:03d}" for number in itertools.count(1))
+    free = (id for id in numbers if id not in taken)
+    for cell in new:
+        cell["id"] = next(free)
+
+
+def has_id(cell: NotebookNode, chapter: str) -> bool:
+    """Whether a cell's id is one that ``mend`` gives: the chapter's name and a number."""
+    return re.fullmatch(rf"{re.escape(chapter)}-\d{{3,}}", str(cell.get("id"))) is not None
 
 
 def _mend_card(notebook: Path, nb: NotebookNode) -> list[str]:
