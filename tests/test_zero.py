@@ -412,7 +412,7 @@ def test_a_bad_checkpoint_is_named_and_changes_nothing(tmp_path: Path) -> None:
             before = {k: t.clone() for k, t in model.full_state_dict().items()}
             try:
                 action()
-            except (OSError, ValueError, RuntimeError) as error:
+            except (OSError, ValueError) as error:
                 told[case] = str(error)
             after = model.full_state_dict()
             assert all(torch.equal(t, after[k]) for k, t in before.items())
@@ -458,7 +458,8 @@ def test_a_bad_checkpoint_is_named_and_changes_nothing(tmp_path: Path) -> None:
     assert f"there is no shard {tmp_path}/{shard}" in first["missing"]
     assert "first difference" in first["layers"]
     assert "is of another model; first difference" in first["model"]
-    assert second == {**first, "there": f"rank 0 failed: {first['there']}"}
+    assert second == first
+    assert first["there"].startswith("rank 0: ")
 
 
 # What else people do ------------------------------------------------------------------------------------------------

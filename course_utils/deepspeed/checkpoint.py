@@ -28,6 +28,7 @@ from torch import Tensor
 
 from course_utils.deepspeed.engine import library, without_stderr
 from course_utils.files import atomic_write
+from course_utils.launch import agree
 
 CHECKSUMS = "checksums.json"
 OF_STAGES_1_AND_2, OF_STAGE_3 = "mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt"
@@ -42,11 +43,11 @@ def save(engine: Any, folder: str | Path, tag: str) -> None:
         FileExistsError: there is a checkpoint of that name; on all ranks.
     """
     place = Path(folder) / tag
-    _on_rank_0(lambda: _refuse_existing(place))
+    _on_rank_0(_refuse_existing, place)
     with _quiet():
         engine.save_checkpoint(str(folder), tag=tag)
     dist.barrier()
-    _on_rank_0(lambda: _write_checksums(place))
+    _on_rank_0(_write_checksums, place)
 
 
 def load(engine: Any, folder: str | Path, tag: str) -> int:
@@ -60,7 +61,7 @@ def load(engine: Any, folder: str | Path, tag: str) -> int:
             this engine; on all ranks.
     """
     place = Path(folder) / tag
-    _on_rank_0(lambda: check_files(place))
+    _on_rank_0(check_files, place)
     universal = (place / "zero").is_dir()
     if universal != engine.load_universal_checkpoint():
         raise ValueError(
@@ -196,17 +197,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _on_rank_0(work: Callable[[], None]) -> None:
-    """Do it on rank 0, and raise on every rank what it raises there."""
-    errors: list[Exception | None] = [None]
-    if dist.get_rank() == 0:
-        try:
-            work()
-        except (OSError, ValueError) as error:
-            errors = [error]
-    dist.broadcast_object_list(errors, src=0)
-    if errors[0] is not None:
-        raise errors[0]
+def _on_rank_0(work: Callable[[Path], None], place: Path) -> None:
+    agree(lambda: work(place) if dist.get_rank() == 0 else None)
 
 
 @contextlib.contextmanager

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from course_utils.launch import agree
 from course_utils.sealed import Seal
 from course_utils.zero.step import Zero
 from course_utils.zero.units import Unit
 
-T = TypeVar("T")
 Tensors = dict[str, Tensor]
 SEAL = Seal(
     format="course_utils shards",
@@ -53,14 +52,14 @@ def save_shards(folder: str | Path, model: Zero, step: int = 0) -> None:
         shutil.rmtree(partial, ignore_errors=True)  # what a killed run left
         partial.mkdir(parents=True)
 
-    _together(model, prepare if rank == 0 else lambda: None)
+    agree(prepare if rank == 0 else lambda: None, model.group)
     run = [os.urandom(8).hex()]
     dist.broadcast_object_list(run, group=model.group, group_src=0)
     groups = [{k: v for k, v in g.items() if k != "params"} for g in model.optimizer.param_groups]
     tree = {"run": run[0], "step": step, "layout": _layout(model), "groups": groups}
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in _parts(model).items()}
-    _together(model, lambda: SEAL.write(partial / _name(rank, model.ranks), tree, tensors))
-    _together(model, lambda: partial.rename(folder) if rank == 0 else None)
+    agree(lambda: SEAL.write(partial / _name(rank, model.ranks), tree, tensors), model.group)
+    agree(lambda: partial.rename(folder) if rank == 0 else None, model.group)
 
 
 def load_shards(folder: str | Path, model: Zero) -> int:
@@ -72,9 +71,9 @@ def load_shards(folder: str | Path, model: Zero) -> int:
     Raises:
         OSError: no checkpoint is there, or a rank's file is missing; it is named.
         ValueError: a file is damaged or from another run (it is named), or it is of a model with other layers.
-        RuntimeError: on ranks that could read, when another could not. In no case has the model changed.
+            Both on all ranks, also when one alone could not read; the model has not changed.
     """
-    tree, loaded = _together(model, lambda: _read(Path(folder), model))
+    tree, loaded = agree(lambda: _read(Path(folder), model), model.group)
     with torch.no_grad():
         for number, unit in enumerate(model.units):
             (model.weights_of(unit) if unit.master is None else unit.master).copy_(loaded[f"{number}.weights"])
@@ -170,19 +169,3 @@ def _check_layout(folder: Path, tree: Any, model: Zero) -> None:
 
 def _name(rank: int, ranks: int) -> str:
     return f"rank-{rank}-of-{ranks}.safetensors"
-
-
-def _together(model: Zero, action: Callable[[], T]) -> T:
-    """Do something on every rank; when one fails, all raise, for the others would wait for it for ever."""
-    error: Exception | None = None
-    try:
-        result = action()
-    except (OSError, ValueError) as caught:
-        error = caught
-    everybody: list[str | None] = [None] * model.ranks
-    dist.all_gather_object(everybody, None if error is None else str(error), group=model.group)
-    if error is not None:
-        raise error
-    if failed := [rank for rank, message in enumerate(everybody) if message]:
-        raise RuntimeError(f"rank {failed[0]} failed: {everybody[failed[0]]}")
-    return result
