@@ -1,8 +1,10 @@
 import re
+from pathlib import Path
 
 import pytest
 
 from course_utils import figures
+from course_utils.precision import scaling
 from course_utils.precision.formats import FP16, Format
 
 
@@ -40,6 +42,14 @@ def test_source_is_the_package_s_own_without_the_docstring():
     assert '"""' not in text
     assert '"""' in figures.source(FP16.decode, docstring=True).data
     assert "class Format" in figures.source(Format).data
+
+
+def test_a_module_is_shown_whole():
+    text = figures.source(scaling).data
+    assert text == Path(scaling.__file__).read_text("utf-8").strip("\n")
+    short = figures.source(scaling, docstring=False).data
+    assert short.startswith(f'"""{scaling.__doc__}"""')
+    assert short.count('"""') == 2 < text.count('"""')
 
 
 def test_interactive_names_those_there_are():

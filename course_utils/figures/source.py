@@ -10,14 +10,19 @@ from typing import Any
 from IPython.display import Code
 
 
-def source(obj: Any, *, docstring: bool = False) -> Code:
-    """The source of a function or class, highlighted.
+def source(obj: Any, *, docstring: bool | None = None) -> Code:
+    """The source of a module, class or function, highlighted.
+
+    A module is shown whole, as it stands in its file: its docstrings say what the letters of its shapes mean. Of a
+    class or function the docstrings are left out, since the chapter says the same.
 
     Args:
-        docstring: keep the docstrings. They are left out by default, since the chapter says the same.
+        docstring: keep the docstrings, or leave out those of classes and functions, whatever ``obj`` is. A module's own
+            always stays.
     """
+    keep = inspect.ismodule(obj) if docstring is None else docstring
     text = textwrap.dedent(inspect.getsource(obj))
-    return Code((text if docstring else _without_docstrings(text)).strip("\n"), language="python")
+    return Code((text if keep else _without_docstrings(text)).strip("\n"), language="python")
 
 
 def _without_docstrings(text: str) -> str:
