@@ -119,14 +119,11 @@ def test_vit_benchmark_refuses_to_compare_different_computations(spoil: str, mon
         vit.measure(TINY, threads=torch.get_num_threads(), repetitions=1, name="tiny", goal=1.0)
 
 
-@pytest.mark.parametrize(("name", "skips"), [("vit", True), ("vit_every_token", False)])
-def test_vit_benchmarks_measure_base16_at_one_thread_and_two(
-    name: str, skips: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_vit_benchmark_measures_base16_at_one_thread_and_two(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(vit, "in_own_process", lambda function, *arguments: asked.append((function, arguments)) or [])
-    assert list(bench.find(name).run(7)) == []
-    config = ViTConfig.preset("base16", skip_unread=skips)
+    assert list(bench.find("vit").run(7)) == []
+    config = ViTConfig.preset("base16")
     assert [(function, *arguments[:3]) for function, arguments in asked] == [
         (vit.measure, config, threads, 7) for threads in (1, 2)
     ]

@@ -28,10 +28,8 @@ from course_utils.pipeline.recipes import gpipe, interleaved, one_f_one_b, zero_
 from course_utils.pipeline.schedule import Schedule
 from course_utils.plan.flops import vit_parameters
 
-CONFIG = ViTConfig(
-    image_size=12, patch_size=4, channels=1, width=16, depth=4, heads=4, num_classes=5, skip_unread=False
-)
-TEXT = TextConfig(width=16, depth=4, heads=4, vocab_size=41, max_length=8, num_classes=5, skip_unread=False)
+CONFIG = ViTConfig(image_size=12, patch_size=4, channels=1, width=16, depth=4, heads=4, num_classes=5)
+TEXT = TextConfig(width=16, depth=4, heads=4, vocab_size=41, max_length=8, num_classes=5)
 TOKENS, BATCH, STEPS, NORM = 10, 16, 2, 0.1
 Grids = tuple[int, int, int]
 

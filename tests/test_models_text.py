@@ -105,14 +105,6 @@ def test_padding_does_not_change_a_text() -> None:
         assert not torch.allclose(model(ids), model(padded), atol=1e-3)  # without a mask the padding is read
 
 
-def test_skipping_unread_tokens_changes_no_logit() -> None:
-    model = lively(TextModel(SMALL))
-    slow = lively(TextModel(replace(SMALL, skip_unread=False)))
-    slow.load_state_dict(model.state_dict())
-    arguments = ours(model, batch())
-    torch.testing.assert_close(model(*arguments), slow(*arguments), rtol=1e-5, atol=1e-5)
-
-
 def test_mean_pooling_is_the_mean_of_real_tokens() -> None:
     model, texts = lively(TextModel(replace(SMALL, pool="mean", pooler=False))), batch()
     tokens, arguments = model.tokens(*ours(model, texts)), ours(model, texts)

@@ -24,9 +24,7 @@ from course_utils.plan.adapters import (
 from course_utils.tuning import HOULSBY_PLACES, IA3, PFEIFFER_PLACES, Bottleneck, LoRA, Method, count, inject
 from course_utils.tuning.names import Pattern
 
-SMALL = TextConfig(
-    vocab_size=40, width=24, depth=3, heads=4, mlp_ratio=1.5, max_length=30, num_classes=5, skip_unread=False
-)
+SMALL = TextConfig(vocab_size=40, width=24, depth=3, heads=4, mlp_ratio=1.5, max_length=30, num_classes=5)
 LAYERS = dict(zip(MATRICES, ["q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2"], strict=True))
 
 

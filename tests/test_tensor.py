@@ -136,7 +136,7 @@ def test_other_models_and_attention_maps() -> None:
         models: list[Callable[[], nn.Module]] = [
             lambda: vit(pool="mean", class_token=False, attention="written_out", qkv_bias=False),
             lambda: text(pool="mean", pooler=False, norm_first=True),
-            lambda: vit(norm_first=False, skip_unread=False, mlp_ratio=2.0),
+            lambda: vit(norm_first=False, mlp_ratio=2.0),
         ]
         worst = 0.0
         for make in models:

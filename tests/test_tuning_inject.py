@@ -253,9 +253,9 @@ def test_a_method_of_ones_own_reaches_attention_itself(tmp_path: Path) -> None:
             super().__init__()
             self.length = length
 
-        def forward(self, base: nn.Module, x: Tensor, mask: Tensor | None = None, asking: Any = None) -> Tensor:
+        def forward(self, base: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
             wide = None if mask is None else torch.nn.functional.pad(mask, (self.length, 0), value=True)
-            return base(x, wide, asking)
+            return base(x, wide)
 
     model = make()
     mask = torch.arange(7) < torch.tensor([[7], [3], [5], [1], [7], [2]])

@@ -135,26 +135,24 @@ def test_peft_cannot_run_a_prefix_on_the_courses_encoder() -> None:
         ours()(IDS, MASK, past_key_values=None)
 
 
-@pytest.mark.parametrize("asking", [False, True])
-def test_one_layer_by_hand(asking: bool) -> None:
+def test_one_layer_by_hand() -> None:
     """A prefix is l more columns of the scores: nothing asks in its place, and every text looks at all of it."""
     model, bare = ours(), ours().encoder.layers[1].attention
     assert isinstance(bare, Attention)
     inject(model, Prefix(length=L), ["layers.1.attention"])
     x = torch.randn(ROWS, TOKENS, WIDTH)
-    ask = x[:, :2] if asking else x
     (part,) = parts(model)
-    q, k, v = bare.q_proj(ask), bare.k_proj(x), bare.v_proj(x)
+    q, k, v = bare.q_proj(x), bare.k_proj(x), bare.v_proj(x)
     k, v = (torch.cat([rows.expand(ROWS, -1, -1), t], 1) for rows, t in [(part.keys, k), (part.values, v)])
     out = []
     for head in range(HEADS):
         cut = slice(head * WIDTH // HEADS, (head + 1) * WIDTH // HEADS)
-        scores = q[..., cut] @ k[..., cut].transpose(1, 2) / (WIDTH // HEADS) ** 0.5  # [B, M, l + N]
+        scores = q[..., cut] @ k[..., cut].transpose(1, 2) / (WIDTH // HEADS) ** 0.5  # [B, N, l + N]
         scores[..., L:].masked_fill_(~MASK[:, None, :], -torch.inf)
         out.append(scores.softmax(-1) @ v[..., cut])
     expected = bare.out_proj(torch.cat(out, -1))
     layer = model.encoder.layers[1].attention
-    torch.testing.assert_close(layer(x, MASK, ask if asking else None), expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(layer(x, MASK), expected, rtol=1e-5, atol=1e-5)
     assert layer(x).shape == x.shape
 
 

@@ -18,7 +18,6 @@ BENCHMARKS = {
     "prefix": "course_utils.bench.prefix",
     "tensor": "course_utils.bench.tensor",
     "vit": "course_utils.bench.vit",
-    "vit_every_token": "course_utils.bench.vit_every_token",
     "vit_small": "course_utils.bench.vit_small",
     "zero": "course_utils.bench.zero",
     "zero_deepspeed": "course_utils.bench.zero_deepspeed",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -143,10 +142,3 @@ def assert_equal(what: str, theirs: Tensor, ours: Tensor) -> None:
     difference = (theirs - ours).abs().max().item()
     if not difference < 1e-4 * ours.abs().max().item():
         raise AssertionError(f"the {what} differs from ours by {difference:.2g}: not the same computation is compared")
-
-
-def run_every_token(repetitions: int, goal: float) -> Iterator[Result]:
-    """As :func:`run`, with the last layer worked out for all tokens, though nothing reads them: as the others do."""
-    config = replace(ViTConfig.preset("base16"), skip_unread=False)
-    for threads in (1, 2):
-        yield from in_own_process(measure, config, threads, repetitions, "vit_b16_every_token", goal)

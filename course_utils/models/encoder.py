@@ -1,7 +1,7 @@
 """The one Transformer encoder of this course: attention, MLP, layer, encoder.
 
-Letters used for shapes: ``B`` images or sentences, ``N`` tokens, ``M`` tokens that ask (queries), ``D`` width,
-``h`` heads, ``d = D / h`` width of one head.
+Letters used for shapes: ``B`` images or sentences, ``N`` tokens, ``D`` width, ``h`` heads, ``d = D / h`` width of one
+head.
 
 Source: Vaswani et al. 2017, arXiv:1706.03762 (attention, post-norm); Xiong et al. 2020, arXiv:2002.04745 (pre-norm).
 """
@@ -84,7 +84,7 @@ class EncoderConfig:
 
 
 class Attention(nn.Module):
-    """Multi-head attention: each token that asks takes a weighted mean of the values of all tokens.
+    """Multi-head attention: each token takes a weighted mean of the values of all tokens.
 
     Queries, keys and values are three separate ``Linear``: each can be named (LoRA on ``q_proj``), cut by columns
     (tensor parallelism) or loaded alone. One matrix product of three times the width is no faster at this size.
@@ -100,27 +100,25 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, config.width, bias=config.qkv_bias)
         self.out_proj = nn.Linear(config.width, config.width)
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Attend.
 
         Args:
-            x: ``[B, N, D]``, the tokens that answer (keys and values).
-            attention_mask: ``[B, N]`` bool, True where a token of ``x`` is real, False where it is padding. Each row
-                needs at least one True.
-            asking: ``[B, M, D]``, the tokens that ask (queries); by default all of ``x``.
+            x: ``[B, N, D]``.
+            attention_mask: ``[B, N]`` bool, True where a token is real, False where it is padding. Each row needs at
+                least one True.
 
         Returns:
-            ``[B, M, D]``.
+            ``[B, N, D]``.
         """
-        q = self._split(self.q_proj(x if asking is None else asking))  # [B, h, M, d]
-        k, v = self._split(self.k_proj(x)), self._split(self.v_proj(x))  # [B, h, N, d] each
+        q, k, v = self._split(self.q_proj(x)), self._split(self.k_proj(x)), self._split(self.v_proj(x))  # [B, h, N, d]
         dropout = self.dropout if self.training else 0.0
         if self.implementation == "sdpa":
             mask = None if attention_mask is None else attention_mask[:, None, None, :]  # [B, 1, 1, N]
             heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         else:
-            heads = F.dropout(attention_weights(q, k, attention_mask), dropout) @ v  # [B, h, M, d]
-        return self.out_proj(heads.transpose(1, 2).flatten(2))  # [B, h, M, d] -> [B, M, h, d] -> [B, M, D]
+            heads = F.dropout(attention_weights(q, k, attention_mask), dropout) @ v  # [B, h, N, d]
+        return self.out_proj(heads.transpose(1, 2).flatten(2))  # [B, h, N, d] -> [B, N, h, d] -> [B, N, D]
 
     def weights(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The attention weights themselves, ``[B, h, N, N]``, which :meth:`forward` does not keep."""
@@ -181,19 +179,11 @@ class EncoderLayer(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None, tokens_out: int | None = None) -> Tensor:
-        """``[B, N, D]`` to ``[B, N, D]``, or to ``[B, tokens_out, D]``: only the first tokens are worked out.
-
-        The first ``tokens_out`` tokens come out the same either way: they ask all others, but nothing in this layer
-        asks what the others became.
-        """
-        read = x if tokens_out is None else x[:, :tokens_out]
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         if self.norm_first:
-            normed = self.norm1(x)
-            asking = None if tokens_out is None else normed[:, :tokens_out]
-            x = read + self._branch(self.attention(normed, attention_mask, asking))
+            x = x + self._branch(self.attention(self.norm1(x), attention_mask))
             return x + self._branch(self.mlp(self.norm2(x)))
-        x = self.norm1(read + self._branch(self.attention(x, attention_mask, read)))
+        x = self.norm1(x + self._branch(self.attention(x, attention_mask)))
         return self.norm2(x + self._branch(self.mlp(x)))
 
     def _branch(self, x: Tensor) -> Tensor:
@@ -208,21 +198,10 @@ class Encoder(nn.Module):
         shares = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
         self.layers = nn.ModuleList(EncoderLayer(config, share) for share in shares)
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None, tokens_out: int | None = None) -> Tensor:
-        """Encode.
-
-        Args:
-            x: ``[B, N, D]``.
-            attention_mask: ``[B, N]`` bool, True where a token is real, False where it is padding.
-            tokens_out: how many tokens the caller will read, counted from the first; the last layer then works out
-                only these. By default all.
-
-        Returns:
-            ``[B, N, D]``, or ``[B, tokens_out, D]``.
-        """
-        last = len(self.layers) - 1
-        for i, layer in enumerate(self.layers):
-            x = layer(x, attention_mask, tokens_out if i == last else None)
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """``[B, N, D]`` to ``[B, N, D]``; ``attention_mask`` as for :meth:`Attention.forward`."""
+        for layer in self.layers:
+            x = layer(x, attention_mask)
         return x
 
     def attention_maps(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:

@@ -33,8 +33,6 @@ class TextConfig(EncoderConfig):
         pool: what the head reads: ``"cls"``, the first token, or ``"mean"``, the mean of the real tokens.
         pooler: whether one more ``Linear`` and a tanh stand between the first token and the head, as in BERT.
         head_dropout: share of the features dropped before the head; by default ``dropout``.
-        skip_unread: let the last layer work out the first token alone when nothing else is read. Logits and gradients
-            stay as they are.
 
     Raises:
         ValueError: with the value, what was expected, and what to change.
@@ -50,7 +48,6 @@ class TextConfig(EncoderConfig):
     pool: Literal["cls", "mean"] = "cls"
     pooler: bool = True
     head_dropout: float | None = None
-    skip_unread: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -149,28 +146,21 @@ class TextModel(nn.Module):
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
         """What the head reads, ``[B, D]``; arguments as for :meth:`forward`."""
+        x = self.tokens(input_ids, attention_mask, *args, **kwargs)  # [B, N, D]
         if self.config.pool == "mean":
-            x = self.tokens(input_ids, attention_mask, *args, **kwargs)  # [B, N, D]
             if attention_mask is None:
                 return x.mean(dim=1)
             real = F.pad(attention_mask, (x.shape[1] - attention_mask.shape[1], 0), value=1)  # those put in front, too
             weights = real[..., None].to(x.dtype)  # [B, N, 1]
             return (x * weights).sum(dim=1) / weights.sum(dim=1)
-        read = 1 if self.config.skip_unread else None
-        first = self.tokens(input_ids, attention_mask, *args, tokens_out=read, **kwargs)[:, 0]  # [B, D]
-        return first if self.pooler is None else self.pooler(first).tanh()
+        return x[:, 0] if self.pooler is None else self.pooler(x[:, 0]).tanh()
 
     def tokens(
-        self,
-        input_ids: Tensor | None = None,
-        attention_mask: Tensor | None = None,
-        *args: Any,
-        tokens_out: int | None = None,
-        **kwargs: Any,
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """All tokens after the last layer, ``[B, N, D]``, or the first ``tokens_out`` of them."""
+        """All tokens after the last layer, ``[B, N, D]``."""
         x = self.embed(input_ids, *args, **kwargs)  # [B, N, D]
-        return self.norm(self.encoder(x, self._checked_mask(attention_mask, x, input_ids), tokens_out))
+        return self.norm(self.encoder(x, self._checked_mask(attention_mask, x, input_ids)))
 
     def attention_maps(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any

@@ -88,7 +88,6 @@ class ViT(nn.Module):
         self.encoder = Encoder(config)
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
         self.head = nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
-        self.skip_unread = config.skip_unread
         for part in self.children():
             part.apply(getattr(part, "initialise", initialise))
 
@@ -145,10 +144,8 @@ class ViT(nn.Module):
 
     def features(self, images: Tensor, *, mask: Tensor | None = None, interpolate: bool = False) -> Tensor:
         """What the head reads, ``[B, D]``; arguments as for :meth:`forward`."""
-        x = self.embed(images, mask=mask, interpolate=interpolate)  # [B, T, D]
-        if self.config.pool == "mean":
-            return self.norm(self.encoder(x)[:, self.config.prefix :].mean(dim=1))
-        return self.norm(self.encoder(x, tokens_out=1 if self.skip_unread else None)[:, 0])
+        x = self.encoder(self.embed(images, mask=mask, interpolate=interpolate))  # [B, T, D]
+        return self.norm(x[:, self.config.prefix :].mean(dim=1) if self.config.pool == "mean" else x[:, 0])
 
     def tokens(self, images: Tensor, *, mask: Tensor | None = None, interpolate: bool = False) -> Tensor:
         """All tokens after the last LayerNorm, ``[B, T, D]``: class token, registers, patches."""

@@ -59,7 +59,6 @@ def tuned_step_macs(
     below it trains, and one more if its *weight* trains. A frozen weight saves the second and never the first.
 
     Args:
-        config: with ``skip_unread=False``: the last layer is worked out for all tokens, as other libraries do.
         lora: the rank at each of the :data:`MATRICES` that has an update.
         bottlenecks: the width of the adapter behind each of the :data:`MATRICES` that has one.
 

@@ -4,7 +4,7 @@ One multiply-accumulate (MAC) is a product and a sum: two floating-point operati
 for ViT-B/16 are MACs, so its forward pass costs 35.1 GFLOP. Counted are matrix products only, as in those papers:
 LayerNorm, GELU, biases (N D per layer) and softmax (h N^2) are less than a hundredth.
 
-``N`` tokens, ``M`` tokens that ask, ``D`` width, ``F`` hidden width of the MLP. All counts are for one sequence.
+``N`` tokens, ``D`` width, ``F`` hidden width of the MLP. All counts are for one sequence.
 """
 
 from __future__ import annotations
@@ -23,39 +23,32 @@ def linear_macs(rows: int, inputs: int, outputs: int) -> int:
     return rows * inputs * outputs
 
 
-def layer_macs(tokens: int, width: int, mlp_width: int, asking: int | None = None) -> dict[str, int]:
-    """MACs of one encoder layer, by part, for one sequence.
-
-    Args:
-        tokens: ``N``, all tokens of the sequence.
-        asking: ``M``, the tokens worked out; by default all. Keys and values are always needed of all.
+def layer_macs(tokens: int, width: int, mlp_width: int) -> dict[str, int]:
+    """MACs of one encoder layer, by part, for one sequence of ``N`` tokens.
 
     Returns:
-        qkv: queries of M, keys and values of N tokens, ``[., D] @ [D, D]`` each;
-        scores: ``[M, d] @ [d, N]`` and ``[M, N] @ [N, d]`` for each of D/d heads, so 2 M N D whatever the heads are;
-        out: ``[M, D] @ [D, D]``;
-        mlp: ``[M, D] @ [D, F]`` and ``[M, F] @ [F, D]``.
+        qkv: queries, keys and values, ``[N, D] @ [D, D]`` each;
+        scores: ``[N, d] @ [d, N]`` and ``[N, N] @ [N, d]`` for each of D/d heads, so 2 N N D whatever the heads are;
+        out: ``[N, D] @ [D, D]``;
+        mlp: ``[N, D] @ [D, F]`` and ``[N, F] @ [F, D]``.
     """
-    m = tokens if asking is None else asking
     return {
-        "qkv": linear_macs(m, width, width) + 2 * linear_macs(tokens, width, width),
-        "scores": 2 * linear_macs(m, width, tokens),
-        "out": linear_macs(m, width, width),
-        "mlp": 2 * linear_macs(m, width, mlp_width),
+        "qkv": 3 * linear_macs(tokens, width, width),
+        "scores": 2 * linear_macs(tokens, width, tokens),
+        "out": linear_macs(tokens, width, width),
+        "mlp": 2 * linear_macs(tokens, width, mlp_width),
     }
 
 
 def vit_macs(config: ViTConfig) -> dict[str, int]:
     """MACs of one image through a ViT, by part: patch, qkv, scores, out, mlp, head. Their sum is the whole.
 
-    ViT-B/16 at 224 pixels: 17.56 G, at 384: 55.48 G (with ``skip_unread=False``, as the papers count).
+    ViT-B/16 at 224 pixels: 17.56 G, at 384: 55.48 G, as the papers count.
     """
     tokens = config.prefix + config.patches
     parts = {"patch": linear_macs(config.patches, config.channels * math.prod(_patch(config)), config.width)}
-    for layer in range(config.depth):
-        last_reads_one = layer == config.depth - 1 and config.skip_unread and config.pool == "cls"
-        for part, macs in layer_macs(tokens, config.width, config.mlp_width, 1 if last_reads_one else None).items():
-            parts[part] = parts.get(part, 0) + macs
+    for part, macs in layer_macs(tokens, config.width, config.mlp_width).items():
+        parts[part] = config.depth * macs
     parts["head"] = linear_macs(1, config.width, config.num_classes)
     return parts
 

@@ -50,7 +50,6 @@ def step_macs(config: TextConfig, tokens: int, method: Tuning, length: int = 0) 
     prompt is left out.
 
     Args:
-        config: with ``skip_unread=False``: the last layer is worked out for all tokens, as other libraries do.
         method: ``"full"``; ``"head"`` alone; ``"prompt"``, ``length`` more tokens; ``"prefix"``, ``length`` more keys
             and values in each layer. All train the head.
     """

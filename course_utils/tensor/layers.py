@@ -87,16 +87,13 @@ class ParallelAttention(Attention):
             self.add_module(name, ColumnParallelLinear(getattr(whole, name), group))
         self.add_module("out_proj", RowParallelLinear(whole.out_proj, group, sequence))
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None, asking: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """As ``Attention.forward``; with sequence parallelism ``x`` and the result are this rank's tokens, and
         ``attention_mask`` speaks of all tokens."""
-        if asking is None or asking is x:
-            x, asking = whole_input(x, self.group, self.sequence), None
-        else:  # one message for both, [B, M + N, D]
-            asking, x = copy_to_ranks(torch.cat([asking, x], 1), self.group).split([asking.shape[1], x.shape[1]], 1)
+        x = whole_input(x, self.group, self.sequence)
         draws = self.training and self.dropout > 0
         with own_randomness(x, self.group) if draws else nullcontext():
-            return super().forward(x, attention_mask, asking)
+            return super().forward(x, attention_mask)
 
     def weights(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The attention weights of all heads, ``[B, h, N, N]``."""

@@ -73,13 +73,12 @@ class SequenceParallelEncoder(Encoder):
         for layer in self.layers:
             layer.dropout = OwnDropout(layer.dropout.p, sequence.group)  # type: ignore[union-attr, arg-type]
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None, tokens_out: int | None = None) -> Tensor:
-        """As ``Encoder.forward``. The last layer works out all tokens, also where few are asked for."""
+    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         length = x.shape[1]
         x = self._enter(x)  # [B, N, D] -> [B, N/t, D]
         for layer in self.layers:
             x = functional_call(layer, self._copied(layer), (x, attention_mask))
-        return join_parts(x, length, self.sequence.group)[:, :tokens_out]
+        return join_parts(x, length, self.sequence.group)
 
     def attention_maps(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         return super().attention_maps(self._enter(x), attention_mask)

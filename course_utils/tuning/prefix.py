@@ -67,23 +67,21 @@ class Prefix(Method):
 
 
 class PrefixedAttention(Adapter):
-    """Attention over ``l`` trained tokens and the ``N`` of the text: ``[B, N, D]`` to ``[B, M, D]``."""
+    """Attention over ``l`` trained tokens and the ``N`` of the text: ``[B, N, D]`` to ``[B, N, D]``."""
 
     def keys_and_values(self) -> tuple[Tensor, Tensor]:
         """The prefix of this layer, ``[l, D]`` each."""
         raise NotImplementedError
 
-    def forward(
-        self, base: nn.Module, x: Tensor, attention_mask: Tensor | None = None, asking: Tensor | None = None
-    ) -> Tensor:
+    def forward(self, base: nn.Module, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         assert isinstance(base, Attention)
         keys, values = (rows.to(x.dtype).expand(len(x), -1, -1) for rows in self.keys_and_values())  # [B, l, D]
-        q = base._split(base.q_proj(x if asking is None else asking))  # [B, h, M, d]
+        q = base._split(base.q_proj(x))  # [B, h, N, d]
         k = base._split(torch.cat([keys, base.k_proj(x)], dim=1))  # [B, h, l + N, d]
         v = base._split(torch.cat([values, base.v_proj(x)], dim=1))
         mask = None if attention_mask is None else F.pad(attention_mask, (keys.shape[1], 0), value=True)[:, None, None]
         dropout = base.dropout if base.training else 0.0
-        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # [B, h, M, d]
+        heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # [B, h, N, d]
         return base.out_proj(heads.transpose(1, 2).flatten(2))
 
 

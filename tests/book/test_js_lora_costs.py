@@ -14,8 +14,8 @@ from course_utils.plan.adapters import MATRICES, lora_model_parameters, tuned_st
 from course_utils.plan.tuning import step_macs
 
 SCRIPT = (files("course_utils.figures") / "js" / "lora_costs.js").read_text("utf-8")
-BASE = TextConfig(num_classes=18, skip_unread=False)
-SMALL = TextConfig(width=48, depth=3, heads=4, mlp_ratio=1.5, num_classes=5, skip_unread=False)
+BASE = TextConfig(num_classes=18)
+SMALL = TextConfig(width=48, depth=3, heads=4, mlp_ratio=1.5, num_classes=5)
 PARAMETERS = 102_281_490
 
 

@@ -37,7 +37,7 @@ def test_formulas_are_those_of_the_package(
     page: Page, preset: str, image: int, patch: int, channels: int, classes: int
 ) -> None:
     sizes = {"image_size": image, "patch_size": patch, "channels": channels, "num_classes": classes}
-    config = ViTConfig.preset(preset, **sizes, skip_unread=False)
+    config = ViTConfig.preset(preset, **sizes)
     arguments = [described(preset), image, patch, channels, classes]
     cost = page.evaluate("(a) => vitCost(...a)", arguments)
     assert cost["macs"] == vit_macs(config)

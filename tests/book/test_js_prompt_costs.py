@@ -13,8 +13,8 @@ from course_utils.models.text import TextConfig
 from course_utils.plan.tuning import Tuning, p_tuning_parameters, prefix_parameters, prompt_parameters, step_macs
 
 SCRIPT = (files("course_utils.figures") / "js" / "prompt_costs.js").read_text("utf-8")
-BASE = TextConfig(num_classes=18, skip_unread=False)
-SMALL = TextConfig(width=48, depth=3, heads=4, mlp_ratio=1.5, num_classes=5, skip_unread=False)
+BASE = TextConfig(num_classes=18)
+SMALL = TextConfig(width=48, depth=3, heads=4, mlp_ratio=1.5, num_classes=5)
 PARAMETERS = 102_281_490
 LIKE: dict[str, Tuning] = {
     "full": "full", "head": "head", "prompt": "prompt", "mlp": "prompt", "lstm": "prompt", "prefix": "prefix",

@@ -21,13 +21,13 @@ check_attend_with_prefix = Check(
 TOLERANCE = 1e-5
 
 
-def _arguments(rng: Rng, batch: int, heads: int, asking: int, tokens: int, length: int, width: int) -> Arguments:
+def _arguments(rng: Rng, batch: int, heads: int, queries: int, tokens: int, length: int, width: int) -> Arguments:
     """q [B, h, M, d], k and v [B, h, N, d], keys and values [l, h d], mask [B, N]."""
 
     def normal(*shape: int) -> Tensor:
         return torch.from_numpy(rng.normal(size=shape).astype(np.float32))
 
-    q, k, v = (normal(batch, heads, rows, width) for rows in (asking, tokens, tokens))
+    q, k, v = (normal(batch, heads, rows, width) for rows in (queries, tokens, tokens))
     real = torch.from_numpy(rng.integers(1, max(2, tokens), batch))
     return q, k, v, normal(length, heads * width), normal(length, heads * width), torch.arange(tokens) < real[:, None]
 
@@ -110,8 +110,8 @@ def _(answer: Answer, rng: Rng) -> None:
     hint="The result is [B, h, M, d], as long as q.",
 )
 def _(answer: Answer, rng: Rng) -> None:
-    for asking, tokens in ((1, 7), (9, 3)):
-        _attends(answer, _all_real(_arguments(rng, 2, 2, asking, tokens, 4, 6)))
+    for queries, tokens in ((1, 7), (9, 3)):
+        _attends(answer, _all_real(_arguments(rng, 2, 2, queries, tokens, 4, 6)))
 
 
 @check_attend_with_prefix.point(

@@ -18,11 +18,11 @@ check_masked_attention = Check("vit_from_scratch.2", "masked_attention", paramet
 TOLERANCE = 1e-5
 
 
-def _tensors(rng: Rng, batch: int, heads: int, asking: int, tokens: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+def _tensors(rng: Rng, batch: int, heads: int, queries: int, tokens: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
     def normal(rows: int) -> Tensor:
         return torch.from_numpy(rng.normal(size=(batch, heads, rows, width)).astype(np.float32))
 
-    return normal(asking), normal(tokens), normal(tokens)
+    return normal(queries), normal(tokens), normal(tokens)
 
 
 def _mistakes(q: Tensor, k: Tensor, v: Tensor, keep: Tensor) -> dict[str, Tensor]:
@@ -75,8 +75,8 @@ def _(answer: Answer, rng: Rng) -> None:
     hint="Take all sizes from the tensors; M queries and N tokens need not be equal. Heads do not mix.",
 )
 def _(answer: Answer, rng: Rng) -> None:
-    for asking, tokens in ((1, 7), (9, 4)):
-        q, k, v = _tensors(rng, 3, int(rng.integers(2, 5)), asking, tokens, 8)
+    for queries, tokens in ((1, 7), (9, 4)):
+        q, k, v = _tensors(rng, 3, int(rng.integers(2, 5)), queries, tokens, 8)
         _attends(answer, q, k, v, _everything(k))
 
 
