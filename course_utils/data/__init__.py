@@ -1,6 +1,7 @@
 """Data: image sets in memory and batches of them, and headlines with their labels."""
 
-from course_utils.data.images import Images, batches, channel_statistics, hold_out, load_images
+from course_utils.data.image_sets import IMAGE_SETS, NAMES, ImageSet, image_set
+from course_utils.data.images import Images, Splits, batches, channel_statistics, hold_out, load_images, load_splits
 from course_utils.data.loading import prefetched
 from course_utils.data.news import LABELS, Title, describe_titles, index_to_label, label_to_index, load_titles
 from course_utils.data.transforms import (
@@ -13,8 +14,12 @@ from course_utils.data.transforms import (
 )
 
 __all__ = [
+    "IMAGE_SETS",
     "LABELS",
+    "NAMES",
+    "ImageSet",
     "Images",
+    "Splits",
     "Title",
     "batches",
     "chain",
@@ -24,9 +29,11 @@ __all__ = [
     "erase",
     "from_torchvision",
     "hold_out",
+    "image_set",
     "index_to_label",
     "label_to_index",
     "load_images",
+    "load_splits",
     "load_titles",
     "mixup_cutmix",
     "prefetched",

@@ -20,7 +20,11 @@ DIGITS_TEST_PER_CLASS = 36
 DIGITS_CLASSES = tuple("0123456789")
 
 
-def read_fashion(split: str) -> tuple[np.ndarray, np.ndarray]:
+def read_fashion() -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    return {split: _read_sheet(split) for split in FASHION_SHA256}
+
+
+def _read_sheet(split: str) -> tuple[np.ndarray, np.ndarray]:
     file = resources.files("course_utils.data") / "embedded" / f"fashion_{split}.png"
     advice = "install course_utils again"
     try:

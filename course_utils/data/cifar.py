@@ -19,8 +19,8 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # split -> x uint8 [N, 3, 32, 32], y int64 [N]
 
 
-def read_cifar10(root: str | Path | None, download: bool = False) -> Splits:
-    """Both splits. See :func:`course_utils.data.images.load_images` for what ``root`` may be and what is raised."""
+def read_cifar10(root: str | Path | None, download: bool) -> Splits:
+    """Both splits. See :func:`course_utils.data.images.load_splits` for what ``root`` may be and what is raised."""
     if root is None:
         raise ValueError(
             "'cifar10' is not part of the package: give root=FOLDER as torchvision lays it out, root=FILE.npz with "

@@ -1,34 +1,22 @@
-"""Image sets as tensors in memory, and batches of them.
-
-Three sets, each under its name: ``"fashion"`` (embedded, see ``embedded/fashion.md``), ``"digits"`` (from scikit-learn)
-and ``"cifar10"`` (from a path of yours, or downloaded). Nothing falls back to another set.
-"""
+"""Image sets as tensors in memory, and batches of them. Which sets there are: :mod:`course_utils.data.image_sets`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from course_utils.data.builtin import DIGITS_CLASSES, FASHION_CLASSES, read_digits, read_fashion
-from course_utils.data.cifar import CIFAR10_CLASSES, read_cifar10
-from course_utils.data.transforms import Augment, Mix
+from course_utils.data.image_sets import image_set
+from course_utils.data.transforms import Augment, Mix, crop_and_flip
 
-Name = Literal["fashion", "digits", "cifar10"]
-Split = Literal["train", "test"]
 PIECE = 32  # images that share a generator
-
-CLASSES: dict[str, tuple[str, ...]] = {
-    "fashion": FASHION_CLASSES,
-    "digits": DIGITS_CLASSES,
-    "cifar10": CIFAR10_CLASSES,
-}
 
 
 @dataclass(frozen=True)
@@ -42,6 +30,8 @@ class Images:
         name: of the set.
         statistics: mean and standard deviation, each [C], that :func:`batches` normalises with: those of the *training*
             images, for the test images too. ``None``: those of ``x``.
+        may_be_mirrored: whether a mirrored image still shows its class.
+        padding: pixels by which a training image may be shifted; ``None``: an eighth of its width.
     """
 
     x: Tensor
@@ -49,56 +39,107 @@ class Images:
     classes: tuple[str, ...]
     name: str
     statistics: tuple[Tensor, Tensor] | None = None
+    may_be_mirrored: bool = True
+    padding: int | None = None
 
     def __post_init__(self) -> None:
         if self.x.dtype != torch.uint8 or self.x.dim() != 4:
             raise ValueError(f"x is {self.x.dtype} {list(self.x.shape)}, expected torch.uint8 [N, C, H, W]")
         if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
             raise ValueError(f"y is {self.y.dtype} {list(self.y.shape)}, expected torch.int64 [{len(self.x)}]")
+        if len(self) and not 0 <= self.y.min() <= self.y.max() < len(self.classes):
+            raise ValueError(
+                f"{self.name}: y holds labels from {self.y.min()} to {self.y.max()}, expected 0 to "
+                f"{len(self.classes) - 1}, as there are {len(self.classes)} classes"
+            )
 
     def __len__(self) -> int:
         return len(self.y)
 
+    @cached_property
+    def mean_and_std(self) -> tuple[Tensor, Tensor]:
+        """What these images are normalised with: ``statistics``, or else their own, worked out once."""
+        return self.statistics or channel_statistics(self.x)
+
     def take(self, indices: Tensor | slice) -> Images:
         """The images at ``indices``, with the statistics of the whole."""
-        return replace(self, x=self.x[indices], y=self.y[indices])
+        return replace(self, x=self.x[indices], y=self.y[indices], statistics=self.mean_and_std)
+
+    def shift_and_mirror(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The usual augmentation, as far as it leaves the labels of these images true. See :func:`crop_and_flip`."""
+        padding = max(1, self.x.shape[-1] // 8) if self.padding is None else self.padding
+        return crop_and_flip(x, generator, padding=padding, flip=self.may_be_mirrored)
 
 
-def load_images(
-    name: Name = "fashion", *, split: Split = "train", root: str | Path | None = None, download: bool = False
-) -> Images:
-    """One split of an image set. For validation, hold out a part of the training images: :func:`hold_out`.
+class Splits(NamedTuple):
+    """The parts of one image set, all to be normalised with the statistics of ``train``."""
+
+    train: Images
+    validation: Images | None
+    test: Images
+
+
+def load_splits(
+    name: str = "fashion",
+    *,
+    root: str | Path | None = None,
+    download: bool = False,
+    validation: float = 0.0,
+    seed: int = 0,
+) -> Splits:
+    """All parts of an image set, which is read once; the statistics of the training images are worked out once.
 
     Args:
         name: ``"fashion"``: 10,000 + 2,000 grey images of clothing, 28 x 28, balanced. ``"digits"``: 1,437 + 360 grey
-            handwritten digits, 8 x 8, 17 grey levels. ``"cifar10"``: 50,000 + 10,000 colour photographs, 32 x 32.
-        split: ``"train"`` or ``"test"``.
+            handwritten digits, 8 x 8, 17 grey levels. ``"cifar10"``: 50,000 + 10,000 colour photographs, 32 x 32. Or
+            what was entered in :data:`~course_utils.data.image_sets.IMAGE_SETS`. Nothing falls back to another set.
         root: for ``"cifar10"`` only: the folder torchvision uses (it holds ``cifar-10-batches-py``), or an ``.npz``
             file with the uint8 arrays ``x_train`` [N, 32, 32, 3], ``y_train`` [N], ``x_test``, ``y_test``.
         download: for ``"cifar10"`` only: let torchvision fetch it into ``root`` first (170 MB). Of several
             processes in a group, the first of each machine fetches and the others wait.
+        validation: the fraction of the training images that is held out, by ``seed``: see :func:`hold_out`.
 
     Raises:
-        ValueError: no such set or split, or data that are not what they should be.
+        ValueError: no such set, or data that are not what they should be.
         FileNotFoundError: nothing at ``root``.  ConnectionError: it could not be downloaded.
     """
-    if name not in ("fashion", "digits", "cifar10"):
-        raise ValueError(f"there is no image set {name!r}: choose 'fashion', 'digits' or 'cifar10'")
+    entry = image_set(name)
+    if entry.needs is None and (root is not None or download):
+        raise ValueError(f"{name!r} is built in: leave out root and download")
+    arrays = entry.read() if entry.needs is None else entry.read(root, download)
+    train, test = (
+        Images(
+            torch.from_numpy(np.ascontiguousarray(x)),
+            torch.from_numpy(np.ascontiguousarray(y, dtype=np.int64)),
+            entry.classes,
+            name,
+            may_be_mirrored=entry.may_be_mirrored,
+            padding=entry.padding,
+        )
+        for x, y in (arrays["train"], arrays["test"])
+    )
+    held: Images | None = None
+    if validation:
+        train, held = hold_out(train, validation, seed=seed)
+    train = replace(train, statistics=train.mean_and_std)
+    return Splits(train, held, replace(test, statistics=train.statistics))
+
+
+def load_images(
+    name: str = "fashion",
+    *,
+    split: Literal["train", "test"] = "train",
+    root: str | Path | None = None,
+    download: bool = False,
+) -> Images:
+    """One of the two splits that a set comes in; see :func:`load_splits`, which reads the set once for all of them."""
     if split not in ("train", "test"):
         raise ValueError(
-            f"there is no split {split!r}: choose 'train' or 'test'; for validation: hold_out(load_images({name!r}))"
+            f"there is no split {split!r}: choose 'train' or 'test'; for validation: load_splits({name!r}, "
+            "validation=0.1)"
         )
-    if name != "cifar10" and (root is not None or download):
-        raise ValueError(f"{name!r} is built in: leave out root and download (they are for 'cifar10')")
-    if name == "cifar10":
-        arrays = read_cifar10(root, download)
-    elif name == "fashion":
-        arrays = {s: read_fashion(s) for s in ("train", "test")}
-    else:
-        arrays = read_digits()
-    x, y = (torch.from_numpy(np.ascontiguousarray(a)) for a in arrays[split])
-    train = x if split == "train" else torch.from_numpy(np.ascontiguousarray(arrays["train"][0]))
-    return Images(x, y, CLASSES[name], name, channel_statistics(train))
+    splits = load_splits(name, root=root, download=download)
+    return splits.train if split == "train" else splits.test
 
 
 def hold_out(images: Images, fraction: float = 0.1, *, seed: int = 0) -> tuple[Images, Images]:
@@ -121,9 +162,9 @@ def hold_out(images: Images, fraction: float = 0.1, *, seed: int = 0) -> tuple[I
         raise ValueError(
             f"a fraction of {fraction} of {len(images)} images leaves one part empty: choose another fraction"
         )
-    train, validation = images.take(~held), images.take(held)
-    statistics = channel_statistics(train.x)
-    return replace(train, statistics=statistics), replace(validation, statistics=statistics)
+    statistics = channel_statistics(images.x[~held])
+    train, validation = (replace(images, x=images.x[k], y=images.y[k], statistics=statistics) for k in (~held, held))
+    return train, validation
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,9 +242,8 @@ def batches(
         raise ValueError(
             f"batch_size {batch_size} is larger than the set ({len(images)}): drop_last leaves no batch at all"
         )
-    mean, std = images.statistics or channel_statistics(images.x)
-    mean, std = (v.to(device).view(1, -1, 1, 1) * 255 for v in (mean, std))  # in units of a uint8 step
-    generator = torch.Generator().manual_seed(_mix(seed, epoch))
+    mean, std = (v.to(device).view(1, -1, 1, 1) * 255 for v in images.mean_and_std)  # in units of a uint8 step
+    generator = torch.Generator().manual_seed(_seed_from(seed, epoch))
     order = torch.randperm(len(images), generator=generator) if shuffle else torch.arange(len(images))
     for number, indices in enumerate(order.split(batch_size)):
         if drop_last and len(indices) < batch_size:
@@ -214,7 +254,7 @@ def batches(
         pieces, first = _pieces(begin, end)  # slices of the batch that cover this share
         parts = []
         for piece in pieces:
-            own = torch.Generator().manual_seed(_mix(seed, epoch, number, piece.start))
+            own = torch.Generator().manual_seed(_seed_from(seed, epoch, number, piece.start))
             x, y = images.x[indices[piece]], images.y[indices[piece]]
             if augment is not None:
                 x = augment(x, own)
@@ -239,6 +279,6 @@ def _moved(x: Tensor, device: torch.device | str) -> Tensor:
     return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else x.to(device)
 
 
-def _mix(*numbers: int) -> int:
+def _seed_from(*numbers: int) -> int:
     """One seed from several. (``seed + epoch`` would give seed 1 at epoch 0 the order of seed 0 at epoch 1.)"""
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
