@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils.data import Images, load_images
+from course_utils.data import Images, Splits, load_splits
 from course_utils.models import ViT, ViTConfig
 from course_utils.training import checkpoint
 from course_utils.vision import fine_tune as module
@@ -150,10 +150,9 @@ def test_mixed_precision_trains_and_evaluates_alike(data, precision, monkeypatch
 
 
 def test_from_the_command_line_to_a_model_that_predicts(tmp_path, capsys, monkeypatch):
-    def fewer(name, split="train", **options):
-        return load_images(name, split=split).take(slice(0, 100))
-
-    monkeypatch.setattr(new_images, "load_images", fewer)
+    train, _, test = load_splits("fashion")
+    splits = Splits(train.take(slice(100)), None, test.take(slice(100)))
+    monkeypatch.setattr(new_images, "load_splits", lambda *_, **__: splits)
     folder = tmp_path / "run"
     words = ["--tactic", "lora", "--per-class", "6", "--epochs", "2", "--rank", "2", "--output", str(folder)]
     main([*words, "--validation", "0.34"])
@@ -162,7 +161,7 @@ def test_from_the_command_line_to_a_model_that_predicts(tmp_path, capsys, monkey
     model, classes = open_run(folder)
     assert classes[3] == "Dress"
     assert (folder / "best.safetensors").stat().st_size < 100_000, "the base is not in it"
-    test = fewer("fashion", "test")
+    test = splits.test
     with torch.inference_mode():
         x = next(view(test, 100, model))[0]
         assert (model(x).argmax(1) == test.y).float().mean().item() == pytest.approx(history["test"]["accuracy"])
@@ -189,7 +188,7 @@ def test_from_the_command_line_to_a_model_that_predicts(tmp_path, capsys, monkey
         ({"layer_decay": 1.5}, r"layer_decay is 1.5, expected less than or equal to 1 \(each layer nearer"),
         ({"per_class": 1}, "per_class is 1, expected greater than or equal to 2"),
         ({"tactics": "head"}, "unknown key 'tactics': did you mean tactic"),
-        ({"data": "mnist"}, "data is 'mnist', expected 'fashion', 'digits' or 'cifar10'"),
+        ({"data": "mnist"}, "no image set 'mnist': choose 'fashion', 'digits' or 'cifar10'"),
     ],
 )
 def test_choices_that_do_not_fit_are_refused(choices, words):

@@ -30,7 +30,7 @@ from course_utils.vision import train_ddp
 from course_utils.vision.assembly import (
     build_model,
     choose_precision,
-    load_split,
+    load_data,
     make_optimizer,
     training_batches,
 )
@@ -142,7 +142,7 @@ def test_mirror_images_are_judged_together(tmp_path: Path) -> None:
     run = train(tiny(mirror=True, output=str(tmp_path)))
     config, model = open_run(tmp_path)
     with distributed_from_environment() as process:
-        images = replace(load_images("digits", split="test"), statistics=load_split(config, "train").statistics)
+        images = replace(load_images("digits", split="test"), statistics=load_data(config).train.statistics)
         assert run.test == evaluate(model, images, process, mirror=True)
 
 
@@ -320,8 +320,10 @@ def test_refused_in_a_sentence(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("data", "patch", "side", "border"), [("fashion", 8, 32, 2), ("fashion", 4, 28, 0)])
 def test_a_border_makes_up_the_patches_of_embedded_images(data: str, patch: int, side: int, border: int) -> None:
     config = FromScratch(data=data, patch_size=patch)
-    for split in ("train", "test"):
-        x, plain = load_split(config, split).x, load_images(config.data, split=split).x
+    for split, images in zip(("train", "validation", "test"), load_data(config), strict=True):
+        if images is None:
+            continue
+        x, plain = images.x, load_images(config.data, split=split).x
         inside = slice(border, side - border)
         assert x.shape[2:] == (side, side)
         assert torch.equal(x[:, :, inside, inside], plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +13,9 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
-from course_utils.data import Images, batches, hold_out, load_images
+from course_utils.data import Images, Splits, batches, load_splits
 from course_utils.data.loading import prefetched
-from course_utils.data.transforms import Augment, Mix, chain, crop_and_flip, erase, from_torchvision, mixup_cutmix
+from course_utils.data.transforms import Augment, Mix, chain, erase, from_torchvision, mixup_cutmix
 from course_utils.data.transforms import rand_augment as rand
 from course_utils.launch import Process
 from course_utils.models import ViT, ViTConfig
@@ -33,41 +33,34 @@ from course_utils.training import (
 from course_utils.training.loop import LossFunction
 from course_utils.vision.recipes import FromScratch
 
-Split = Literal["train", "validation", "test"]
-SHIFT = 8  # images are shifted by up to an eighth of their side: 4 pixels of 32
 
-
-def load_split(config: FromScratch, split: Split) -> Images:
-    """The images to train on, those held out of them, or the test images, which nothing is chosen by.
+def load_data(config: FromScratch) -> Splits:
+    """The images to train on, those held out of them, and the test images, which nothing is chosen by.
 
     Raises:
-        FileNotFoundError, ConnectionError, ValueError: as :func:`course_utils.data.load_images`.
+        FileNotFoundError, ConnectionError, ValueError: as :func:`course_utils.data.load_splits`.
     """
-    if config.data == "cifar10":
-        read = partial(load_images, "cifar10", root=config.data_dir, download=config.download)
-    else:
-        read = partial(_embedded, config)
-    if split == "test":
-        return read(split="test")
-    images = read(split="train")
-    if config.validation:
-        train, held = hold_out(images, config.validation, seed=0)  # the same part whatever the seed of the run
-        if split == "validation":
-            return held
-        images = train
-    if config.limit is None:
+    # The same part is held out whatever the seed of the run.
+    splits = load_splits(config.data, root=config.data_dir, download=config.download, validation=config.validation)
+    train, held, test = (part and _with_border(part, config) for part in splits)
+    assert train is not None
+    assert test is not None
+    if config.limit is not None:
+        if config.limit > len(train):
+            raise ValueError(f"limit is {config.limit}, but there are {len(train)} images to train on: choose fewer")
+        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[: config.limit]
+        train = train.take(chosen.sort().values)
+    return Splits(train, held, test)
+
+
+def _with_border(images: Images, config: FromScratch) -> Images:
+    """Where patches do not fill the images, a border does: black, as the ground is. A shift may use it up."""
+    if config.image_size:
         return images
-    if config.limit > len(images):
-        raise ValueError(f"limit is {config.limit}, but there are {len(images)} images to train on: choose fewer")
-    chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(0))[: config.limit]
-    return images.take(chosen.sort().values)
-
-
-def _embedded(config: FromScratch, split: Literal["train", "test"]) -> Images:
-    """An embedded set. Where patches do not fill its 28 or 8 pixels, a border does: black, as the ground is."""
-    images = load_images(config.data, split=split)
-    short = 0 if config.image_size else -images.x.shape[-1] % config.patch_size
-    return replace(images, x=F.pad(images.x, (short // 2, short - short // 2) * 2))
+    bottom, right = (-side % config.patch_size for side in images.x.shape[2:])
+    sides = (right // 2, right - right // 2, bottom // 2, bottom - bottom // 2)
+    padding = None if images.padding is None else images.padding + right // 2
+    return replace(images, x=F.pad(images.x, sides), padding=padding)
 
 
 def build_model(config: FromScratch, shape: tuple[int, int, int], classes: int, precision: Precision = "fp32") -> ViT:
@@ -156,15 +149,14 @@ def choose_precision(config: FromScratch, device: torch.device) -> Precision:
 
 
 def _augment(config: FromScratch, images: Images) -> Augment | None:
-    shift = partial(crop_and_flip, padding=max(1, images.x.shape[-1] // SHIFT), flip=images.name != "digits")
     match config.augment:
         case "crop":
-            return shift
+            return images.shift_and_mirror
         case "strong":
-            return chain(shift, rand(), erase)
+            return chain(images.shift_and_mirror, rand(), erase)
         case "tutorial":
             # Its crop of 224 pixels after a padding of 4 shifts an image of 32 by half a pixel: left out.
-            turn = [v2.RandomHorizontalFlip(), v2.RandomRotation(15)]
+            turn = [v2.RandomHorizontalFlip(0.5 * images.may_be_mirrored), v2.RandomRotation(15)]
             return from_torchvision(v2.Compose([*turn, v2.ColorJitter(0.2, 0.2, 0.2, 0.1)]))
     return None
 

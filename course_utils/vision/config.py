@@ -7,6 +7,7 @@ from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from course_utils.data import NAMES, image_set
 from course_utils.training.settings import Settings
 
 Tactic = Literal["full", "head", "lora"]
@@ -26,8 +27,8 @@ READ_BY = {  # keys that only some tactics read
 class FineTune(Settings):
     """One run: ``FineTune(tactic="lora", per_class=50)``."""
 
-    data: Literal["fashion", "digits", "cifar10"] = Field("fashion", description="the new images")
-    data_dir: str | None = Field(None, description="where CIFAR-10 lies: torchvision's folder, or an .npz file")
+    data: str = Field("fashion", description=f"{', '.join(NAMES)}: the new images")
+    data_dir: str | None = Field(None, description="where the images lie, if they are no part of the package")
     download: bool = Field(False, description="let torchvision fetch CIFAR-10 into data_dir")
     per_class: int | None = Field(None, ge=2, description="labelled images of each class to use; none: all there are")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the training images that chooses the epoch")
@@ -85,8 +86,8 @@ class FineTune(Settings):
                 f"head_epochs {self.head_epochs} leaves no epoch of {self.epochs} for the rest: choose fewer, or "
                 "tactic head"
             )
-        if self.data == "cifar10" and self.data_dir is None:
-            raise ValueError("data cifar10 needs data_dir: torchvision's folder, or an .npz file")
+        if (needs := image_set(self.data).needs) and self.data_dir is None:
+            raise ValueError(f"data {self.data} needs data_dir: {needs}")
         if self.base == "embedded" and self.library != "ours":
             raise ValueError(f"the embedded base is a model of ours, not of {self.library}: name another base")
         if self.start == "scratch" and self.tactic != "full":

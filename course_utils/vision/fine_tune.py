@@ -110,7 +110,7 @@ def one_epoch(
     scaler: torch.amp.GradScaler,
 ) -> dict[str, float]:
     """All training images once, then the validation images: a row of the history."""
-    options = {"shuffle": True, "seed": config.seed, "epoch": epoch, "augment": augmentation(config)}
+    options = {"shuffle": True, "seed": config.seed, "epoch": epoch, "augment": augmentation(config, data.train)}
     run = train(
         model,
         lambda _: view(data.train, config.batch_size, model, **options),

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_utils.data import Images, batches, chain, crop_and_flip, erase, hold_out, load_images, rand_augment
+from course_utils.data import Images, batches, chain, erase, hold_out, load_splits, rand_augment
 from course_utils.data.loading import prefetched
 from course_utils.data.transforms import Augment
 from course_utils.vision.classifier import Classifier
@@ -39,8 +38,7 @@ def load_data(config: FineTune) -> Data:
         FileNotFoundError, ConnectionError: nothing at ``data_dir``, or no network.
         ValueError: broken data, or fewer images of a class than ``per_class``.
     """
-    options = {"root": config.data_dir, "download": config.download}
-    whole, test = (load_images(config.data, split=s, **options) for s in ("train", "test"))  # type: ignore[arg-type]
+    whole, _, test = load_splits(config.data, root=config.data_dir, download=config.download)
     if config.per_class is not None:
         whole = few_labels(whole, config.per_class)
     return Data(*hold_out(whole, config.validation, seed=config.seed), test)
@@ -56,12 +54,11 @@ def few_labels(images: Images, per_class: int) -> Images:
     return images.take(torch.cat(members).sort().values)
 
 
-def augmentation(config: FineTune) -> Augment | None:
-    """What is done to training images, at their own size. Digits are not mirrored."""
+def augmentation(config: FineTune, images: Images) -> Augment | None:
+    """What is done to these training images, at their own size."""
     if config.augment == "none":
         return None
-    digits = config.data == "digits"
-    moved = partial(crop_and_flip, padding=1 if digits else 4 if config.data == "cifar10" else 2, flip=not digits)
+    moved = images.shift_and_mirror
     return moved if config.augment == "crop" else chain(rand_augment(), moved, erase)
 
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
+from course_utils.data import NAMES, image_set
 from course_utils.training.settings import Settings
 
 Preset = Literal["compact", "compact_long", "deit", "tutorial"]
@@ -48,8 +49,8 @@ class FromScratch(Settings):
     """One run from scratch. Keys not given are the preset's."""
 
     preset: Preset = Field("compact", description="the recipe that the other keys change")
-    data: Literal["fashion", "digits", "cifar10"] = Field("fashion", description="the images")
-    data_dir: str | None = Field(None, description="where CIFAR-10 lies: torchvision's folder, or an .npz file")
+    data: str = Field("fashion", description=f"{', '.join(NAMES)}: the images")
+    data_dir: str | None = Field(None, description="where the images lie, if they are no part of the package")
     download: bool = Field(False, description="let torchvision fetch CIFAR-10 into data_dir")
     validation: float = Field(0.0, ge=0, lt=1, description="share held out and looked at after each epoch")
     limit: int | None = Field(None, ge=1, description="train on so many images only; none: on all")
@@ -122,8 +123,8 @@ class FromScratch(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if self.data == "cifar10" and self.data_dir is None:
-            raise ValueError("data cifar10 needs data_dir: torchvision's folder, or an .npz file")
+        if (needs := image_set(self.data).needs) and self.data_dir is None:
+            raise ValueError(f"data {self.data} needs data_dir: {needs}")
         if self.resume and self.overwrite:
             raise ValueError("resume goes on with the run that overwrite would remove: choose one of them")
         if self.resume and self.output is None:

@@ -25,14 +25,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from course_utils.data import Images, channel_statistics
+from course_utils.data import Images
 from course_utils.launch import Process, RankFailed, distributed_from_environment, launch
 from course_utils.runtime import cores
 from course_utils.training import Metrics, make_scaler, train_step
 from course_utils.vision.assembly import (
     build_model,
     choose_precision,
-    load_split,
+    load_data,
     loss_function,
     make_optimizer,
     training_batches,
@@ -57,9 +57,7 @@ def train(config: FromScratch, images: Images | None = None, test: Images | None
         ValueError: any of them is broken or does not fit the recipe, or a run is there already.
     """
     with distributed_from_environment() as process, stop_on_signal(process) as stop:
-        state = agree(lambda: _assemble(config, process, images), process)
-        held = agree(lambda: load_split(config, "validation"), process) if config.validation else None
-        test = agree(lambda: test or load_split(config, "test"), process)
+        state, held, to_report = agree(lambda: _assemble(config, process, images, test), process)
         replica: nn.Module = state.model
         if process.world_size > 1:
             device_ids = None if process.device.type == "cpu" else [process.device]
@@ -69,7 +67,7 @@ def train(config: FromScratch, images: Images | None = None, test: Images | None
         stopped = False
         while len(state.epochs) < config.epochs and not stopped:
             stopped = _epoch(state, replica, stop, held)
-        metrics = None if stopped else _evaluate(state, test)
+        metrics = None if stopped else _evaluate(state, to_report)
         if process.rank == 0:
             write_history(state, metrics)
             if metrics is not None:
@@ -80,10 +78,15 @@ def train(config: FromScratch, images: Images | None = None, test: Images | None
         return Result(state.step, stopped, state.losses, state.epochs, metrics)
 
 
-def _assemble(config: FromScratch, process: Process, images: Images | None) -> State:
-    """Everything that can fail before the first step, without a file written."""
+def _assemble(
+    config: FromScratch, process: Process, images: Images | None, test: Images | None
+) -> tuple[State, Images | None, Images]:
+    """Everything that can fail before the first step, without a file written; and the images held out and to report."""
     check_folder(config)
-    images = images or load_split(config, "train")
+    held = None
+    if images is None or test is None or config.validation:
+        train, held, theirs = load_data(config)
+        images, test = images or train, test or theirs
     if config.batch_size % process.world_size:
         raise ValueError(f"batch_size {config.batch_size} cannot be split over {process.world_size} processes")
     per_epoch = len(images) // config.batch_size
@@ -100,7 +103,7 @@ def _assemble(config: FromScratch, process: Process, images: Images | None) -> S
     )
     if config.resume:
         resume(state)
-    return state
+    return state, held, test
 
 
 def _epoch(state: State, replica: nn.Module, stop: Stop, held: Images | None) -> bool:
@@ -170,7 +173,7 @@ def _row(state: State, epoch: int, done: int, seconds: float, held: Images | Non
 def _evaluate(state: State, images: Images) -> Metrics:
     model = state.model if state.averaged is None else state.averaged.module
     # Normalised as the images that it learned from, whatever else these were loaded with.
-    images = replace(images, statistics=state.images.statistics or channel_statistics(state.images.x))
+    images = replace(images, statistics=state.images.mean_and_std)
     config = state.config
     return evaluate(
         model, images, state.process, precision=state.precision, size=config.image_size, mirror=config.mirror
