@@ -273,7 +273,7 @@ def test_an_embedded_name_is_not_a_file_of_that_name(written, monkeypatch):
         ('"体育"', 'the JSON value "体育", expected {'),
         ("null", "the JSON value null, expected {"),
         (GOOD + GOOD, "not JSON (Extra data at column 31)"),
-        ("[" * 100_000, "too deeply nested to read"),
+        pytest.param("[" * 100_000, "too deeply nested to read", id="deeply nested"),
         ("{}", "the field 'tag' is missing (found none)"),
         ('{"label": "体育", "title": "补时"}', "the field 'tag' is missing (found 'label', 'title')"),
         ('{"tag": "体育", "text": "补时"}', "the field 'title' is missing (found 'tag', 'text')"),
@@ -285,6 +285,29 @@ def test_an_embedded_name_is_not_a_file_of_that_name(written, monkeypatch):
         ('{"tag": " ", "title": "补时"}', "the field 'tag' is empty"),
         ('{"tag": "sports", "title": "补时"}', "unknown tag 'sports': write one of 家居 房产 股票"),
         ('{"tag": "体 育", "title": "补时"}', "unknown tag '体 育': write one of"),
+        ('{"tag": "\u2f42化", "title": "补时"}', "the tag U+2F42 U+5316 looks like 文化 and is not: write 文化"),
+        ('{"tag": "体育\\u200b", "title": "补时"}', "U+4F53 U+80B2 U+200B looks like 体育"),
+        ('{"tag": NaN, "title": "补时"}', "the field 'tag' is NaN, expected a text"),
+        ('{"tag": "体育", "title": NaN}', "the field 'title' is NaN, expected a text"),
+        ('{"tag": {"id": 10}, "title": "补时"}', "the field 'tag' is an object, expected a text"),
+        (
+            '{"tag": "体育", "title": "补时\\ud83d半"}',
+            "the field 'title' holds U+D83D as character 3, half of a surrogate",
+        ),
+        (
+            '{"tag": "体育", "title": "补\\u0000时"}',
+            "the field 'title' holds U+0000 as character 2, a control character",
+        ),
+        ('{"tag": "体育", "title": "补\\u001b[1m"}', "holds U+001B as character 2, a control character: remove it"),
+        ('{"tag": "体育", "title": "补\x07时"}', "remove it, or write it as json.dumps does"),
+        ('{"tag": "体育", "title": "\u200b\u2060"}', "the field 'title' is empty (only U+200B U+2060): write it"),
+        ('{"tag": "体育", "title": " \\ufeff\u3164\u0301"}', "'title' is empty (only U+0301 U+3164 U+FEFF)"),
+        ('{"tag": "体育", "title": "补", "tag": "股票"}', "the field 'tag' stands 2 times: keep one"),
+        ('{"tag": "体育", "title": "补", "title": "补"}', "the field 'title' stands 2 times"),
+        ("\ufeff" + GOOD, "a byte-order mark stands before the line, as where files were joined: remove it"),
+        ("\r".join([GOOD] * 3), "lines end with CR alone: convert the file with tr"),
+        pytest.param('{"id": ' + "1" * 5000 + "}", "not JSON (Exceeds the limit", id="a very long number"),
+        pytest.param('{"' + "x" * 10**6 + '": 1}', "'tag' is missing (found 'xxx", id="a very long name"),
     ],
 )
 def test_a_bad_line_is_named_with_its_mend(written, line, message):
@@ -317,6 +340,41 @@ def test_a_file_that_is_not_there_is_named_with_what_is(tmp_path):
         load_titles(tmp_path)
 
 
+def test_what_is_odd_but_can_be_read_is_read(written):
+    """No width inside a title, doubled fields that are not read, an emoji of several parts, a long text."""
+    lines = [
+        '{"tag": "体育", "title": "补\u200b时", "id": 1, "id": 2, "more": {"tag": 1, "tag": 2}}',
+        '{"tag": "体育", "title": "👩\u200d👧 \\ud83d\\ude00"}',
+        '{"tag": "体育", "title": "？？？"}',
+        '{"tag": "体育", "title": "' + "长" * 10**6 + '"}',
+    ]
+    found = [title.title for title in load_titles(written("\n".join(lines)))]
+    assert found == ["补\u200b时", "👩\u200d👧 😀", "？？？", "长" * 10**6]
+
+
+def test_titles_with_two_labels_are_told_and_kept(written, caplog):
+    lines = [
+        GOOD,
+        GOOD,
+        GOOD.replace("体育", "股票"),
+        '{"tag": "股票", "title": "另一条"}',
+        GOOD.replace("体育", "社会"),
+    ]
+    assert len(load_titles(written("\n".join(lines)))) == 5
+    (said,) = caplog.messages
+    assert "titles.json: 2 titles stand with two labels, first in lines 1 and 3 (体育 and 股票): 补时扳平" in said
+    load_titles("train")
+    assert len(caplog.messages) == 1, "the embedded titles contradict each other"
+
+
+CHINESE = [
+    f'{{"tag": "{tag}", "title": "{text}"}}' for tag, text in [("体育", "一球定胜负"), ("股票", "半年线得而复失")]
+]
+TRADITIONAL = (
+    '{"tag": "體育", "title": "補時進球扳平比分，觀眾歡聲雷動"}\n{"tag": "股票", "title": "臺灣上市公司獲利創新高"}'
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -324,10 +382,22 @@ def test_a_file_that_is_not_there_is_named_with_what_is(tmp_path):
             ("\n" + GOOD).encode("gbk"),
             "line 2: the byte 0xcc is not UTF-8; the file reads as GBK: convert it with iconv",
         ),
-        (GOOD.encode() + b"\n\xff\xff\xff", "line 2: the byte 0xff is not UTF-8, and the file is not GBK either"),
-        (GOOD.encode("utf-8-sig"), "line 1: the file begins with the byte-order mark ef bb bf of UTF-8"),
-        (GOOD.encode("utf-16"), "the byte-order mark ff fe of UTF-16"),
+        (GOOD.encode("gbk") + b"\n\xff\xff\xff", "line 1: the byte 0xcc is not UTF-8, and the file is not GBK either"),
+        (TRADITIONAL.encode("big5"), "line 1: the byte 0xc5 is not UTF-8, and the file is not GBK either"),
+        ('{"tag": "体育", "title": "世界新記録"}'.encode("shift-jis", "ignore"), "and the file is not GBK either"),
+        ("Markets’ “quiet” day – it’s over".encode("cp1252"), "the byte 0x92 is not UTF-8, and the file is not GBK"),
+        (("\n".join(CHINESE)).encode() + b"\n\xe9\x97", "line 3: the byte 0xe9 is not UTF-8, though the rest is"),
+        (
+            "\n".join(CHINESE * 9).encode() + b"\n" + GOOD.encode("gbk"),
+            "line 19: the byte 0xcc is not UTF-8, though the",
+        ),
+        (GOOD.encode("utf-8-sig"), "line 1: the file begins with ef bb bf, the byte-order mark of UTF-8"),
+        (GOOD.encode("utf-16"), "ff fe, the byte-order mark of UTF-16"),
         (b"\xfe\xff" + GOOD.encode("utf-16-be"), "convert it with iconv -f UTF-16 -t UTF-8 FILE > NEW"),
+        (GOOD.encode("utf-32"), "ff fe 00 00, the byte-order mark of UTF-32"),
+        (b"\x1f\x8b\x08" + bytes(20), "gunzip -c FILE > NEW"),
+        (b"PK\x03\x04" + bytes(20), "a zip archive or an Excel sheet"),
+        (GOOD.encode() + b"\n" + bytes(4096), "line 2: there are NUL bytes: the file is damaged"),
     ],
 )
 def test_a_file_that_is_not_utf8_is_named_with_the_command_that_mends_it(written, content, message):
@@ -335,6 +405,17 @@ def test_a_file_that_is_not_utf8_is_named_with_the_command_that_mends_it(written
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
         load_titles(file)
     assert str(caught.value).startswith(str(file))
+
+
+@pytest.mark.parametrize("encoding", ["UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"])
+@pytest.mark.parametrize("text", ["\n".join(CHINESE), GOOD, "title,tag\n一一一一一,体育\n"])
+def test_utf_16_without_a_mark_is_not_called_gbk(written, encoding, text):
+    """The command that is named does mend it: it gives the very text."""
+    file = written(text.encode(encoding))
+    with pytest.raises(ValueError, match=f"{encoding} without a mark") as caught:
+        load_titles(file)
+    command = re.search(r"iconv -f (\S+) -t UTF-8", str(caught.value))
+    assert file.read_bytes().decode(command[1]) == text
 
 
 # Statistics
