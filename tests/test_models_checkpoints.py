@@ -14,10 +14,11 @@ import timm
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from torchvision.models import VisionTransformer as TorchvisionViT
 
-from course_utils.models import ViT, ViTConfig, interpolate_positions
-from course_utils.models.vit_layouts import LAYOUTS
+from course_utils.models import ViT, ViTConfig, interpolate_positions, load_vit
+from course_utils.models.layouts import VIT_LAYOUTS
 
 WIDTH, DEPTH, HEADS, HIDDEN, CLASSES = 48, 2, 4, 80, 9
 Forward = Callable[[Tensor], Tensor]
@@ -87,7 +88,7 @@ LIBRARIES = {"transformers": hugging_face, "timm": from_timm, "torchvision": fro
 @pytest.mark.parametrize("size", [32, 40])
 def test_equal_logits(library: str, size: int) -> None:
     model, forward = LIBRARIES[library](size)
-    ours = ViT.from_pretrained(model.state_dict(), heads=HEADS)
+    ours = load_vit(model.state_dict(), heads=HEADS)
     assert ours.config.image_size == (size, size)
     assert ours.config.norm_eps == (1e-12 if library == "transformers" else 1e-6)
     assert_equal(ours, forward, torch.randn(3, 3, size, size))
@@ -98,19 +99,19 @@ def test_transformers_4_names_in_memory_and_5_names_in_memory_and_on_disk(tmp_pa
     model.save_pretrained(tmp_path)
     on_disk = safetensors.torch.load_file(tmp_path / "model.safetensors")
     states = {"on disk": on_disk, "in memory": model.state_dict()}
-    if "vit." + LAYOUTS["transformers 5"].marker in states["in memory"]:
+    if "vit." + VIT_LAYOUTS["transformers 5"].marker in states["in memory"]:
         states["renamed"] = old_names(model.state_dict())
         assert set(states["renamed"]) == set(on_disk)  # so that the names of version 4 are not ours to imagine
     assert len({frozenset(state) for state in states.values()}) == 2
     for state in states.values():
-        assert_equal(ViT.from_pretrained(state, heads=HEADS), forward, torch.randn(3, 3, 32, 32))
+        assert_equal(load_vit(state, heads=HEADS), forward, torch.randn(3, 3, 32, 32))
 
 
 def test_directory_of_transformers_states_its_config(tmp_path: Path) -> None:
     more = {"layer_norm_eps": 1e-3, "hidden_dropout_prob": 0.1, "attention_probs_dropout_prob": 0.2, "qkv_bias": False}
     model, _ = hugging_face((24, 40), **more)
     model.save_pretrained(tmp_path)
-    ours = ViT.from_pretrained(tmp_path)  # heads, size and epsilon are in config.json
+    ours = load_vit(tmp_path)  # heads, size and epsilon are in config.json
     assert ours.config == ViTConfig(
         width=WIDTH, depth=DEPTH, heads=HEADS, mlp_ratio=HIDDEN / WIDTH, dropout=0.1, attention_dropout=0.2,
         norm_eps=1e-3, qkv_bias=False, image_size=(24, 40), patch_size=(8, 8), num_classes=CLASSES, antialias=False,
@@ -128,24 +129,22 @@ def test_epsilon_of_the_library_is_respected_where_it_matters() -> None:
                 if parameter.dim() in (3, 4):
                     parameter.mul_(1e-3)
         state, images = model.state_dict(), torch.randn(3, 3, 32, 32)
-        assert_equal(ViT.from_pretrained(state, heads=HEADS), forward, images)
+        assert_equal(load_vit(state, heads=HEADS), forward, images)
         other = 1e-6 if library == "transformers" else 1e-12
-        wrong = ViT.from_pretrained(state, heads=HEADS, norm_eps=other)
+        wrong = load_vit(state, heads=HEADS, norm_eps=other)
         assert not torch.allclose(wrong(images), forward(images), atol=1e-3)
 
 
 @pytest.mark.parametrize("antialias", [True, False])
 def test_larger_images_interpolate_as_the_library_does(antialias: bool) -> None:
     model, forward = from_timm() if antialias else hugging_face()
-    ours = ViT.from_pretrained(model.state_dict(), heads=HEADS, image_size=(64, 48))
+    ours = load_vit(model.state_dict(), heads=HEADS, image_size=(64, 48))
     assert ours.config.grid == (8, 6)
     images = torch.randn(2, 3, 64, 48)
     if antialias:  # the positions the model held are stretched once, by timm's own function
         model.set_input_size((64, 48))
     assert_equal(ours, forward, images)
-    unchanged = ViT.from_pretrained(
-        model.state_dict(), heads=HEADS, checkpoint_image_size=(64, 48) if antialias else 32
-    )
+    unchanged = load_vit(model.state_dict(), heads=HEADS, checkpoint_image_size=(64, 48) if antialias else 32)
     torch.testing.assert_close(unchanged(images, interpolate=True), ours(images), rtol=1e-5, atol=1e-5)
 
 
@@ -153,11 +152,11 @@ def test_224_to_384_equals_timm() -> None:
     from timm.layers import resample_abs_pos_embed
 
     model = timm.models.vision_transformer.VisionTransformer(224, 16, embed_dim=WIDTH, depth=1, num_heads=HEADS)
-    ours = ViT.from_pretrained(model.state_dict(), heads=HEADS, image_size=384)
+    ours = load_vit(model.state_dict(), heads=HEADS, image_size=384)
     assert ours.positions.shape == (1, 577, WIDTH)
     torch.testing.assert_close(ours.positions, resample_abs_pos_embed(model.pos_embed, [24, 24]), rtol=0, atol=0)
     hugging = hugging_face(224)[0].state_dict()
-    with_its_curve = ViT.from_pretrained(hugging, heads=HEADS, image_size=384).positions
+    with_its_curve = load_vit(hugging, heads=HEADS, image_size=384).positions
     table = hugging["vit.embeddings.position_embeddings"]
     assert torch.equal(with_its_curve, interpolate_positions(table, (28, 28), (48, 48), antialias=False))
 
@@ -173,7 +172,7 @@ def test_224_to_384_equals_timm() -> None:
 )
 def test_timm_variants(more: dict[str, Any]) -> None:
     model, forward = from_timm(**more)
-    ours = ViT.from_pretrained(model.state_dict(), heads=HEADS, checkpoint_image_size=32)
+    ours = load_vit(model.state_dict(), heads=HEADS, checkpoint_image_size=32)
     assert_equal(ours, forward, torch.randn(3, 3, 32, 32))
 
 
@@ -187,15 +186,15 @@ def test_a_grid_that_could_be_another_needs_its_size(size: Any, more: dict[str, 
         with pytest.raises(
             ValueError, match=r"positions, which are no square .*checkpoint_image_size=\(height, width\)"
         ):
-            ViT.from_pretrained(model.state_dict(), heads=HEADS, checkpoint_image_size=wrong)
-    ours = ViT.from_pretrained(model.state_dict(), heads=HEADS, checkpoint_image_size=size)
+            load_vit(model.state_dict(), heads=HEADS, checkpoint_image_size=wrong)
+    ours = load_vit(model.state_dict(), heads=HEADS, checkpoint_image_size=size)
     height, width = size if isinstance(size, tuple) else (size, size)
     assert_equal(ours, forward, torch.randn(3, 3, height, width))
 
 
 def test_head_never_survives_or_vanishes_by_accident() -> None:
     state = hugging_face(classes=1000)[0].state_dict()
-    load = ViT.from_pretrained
+    load = load_vit
     with pytest.raises(ValueError, match=r"has a head for 1000 classes, and num_classes=10 .* replace_head=True"):
         load(state, heads=HEADS, num_classes=10)
     with pytest.raises(ValueError, match="replace_head=True needs num_classes="):
@@ -219,8 +218,8 @@ def test_head_never_survives_or_vanishes_by_accident() -> None:
 def test_weights_are_copies_in_float32() -> None:
     model, _ = hugging_face()
     state = {key: tensor.half() for key, tensor in model.state_dict().items()}
-    assert {p.dtype for p in ViT.from_pretrained(state, heads=HEADS).parameters()} == {torch.float32}
-    ours = ViT.from_pretrained(model.state_dict(), heads=HEADS)
+    assert {p.dtype for p in load_vit(state, heads=HEADS).parameters()} == {torch.float32}
+    ours = load_vit(model.state_dict(), heads=HEADS)
     before = [p.clone() for p in model.parameters()]
     torch.optim.SGD(ours.parameters(), lr=1.0).step(lambda: ours(torch.randn(2, 3, 32, 32)).square().sum().backward())
     assert all(p.grad is not None for p in ours.parameters())
@@ -234,8 +233,8 @@ def test_headless_models_and_what_is_ignored() -> None:
     )  # fmt: skip
     model = lively(transformers.ViTModel(config, use_mask_token=True))
     with pytest.raises(ValueError, match=r'pooler.dense.*pass ignore=\("pooler.",\)'):
-        ViT.from_pretrained(model.state_dict(), heads=HEADS)
-    ours = ViT.from_pretrained(model.state_dict(), heads=HEADS, ignore=("pooler.",))
+        load_vit(model.state_dict(), heads=HEADS)
+    ours = load_vit(model.state_dict(), heads=HEADS, ignore=("pooler.",))
     images, mask = torch.randn(2, 3, 32, 32), torch.rand(2, 16) < 0.5
     with torch.inference_mode():
         theirs = model(pixel_values=images, bool_masked_pos=mask).last_hidden_state
@@ -247,36 +246,81 @@ def test_missing_left_over_and_misshapen_keys_are_listed(library: str) -> None:
     state = dict(LIBRARIES[library]()[0].state_dict())
     last = [key for key in state if "norm" in key or "ln" in key.split(".")][-1]
     with pytest.raises(ValueError, match=r"norm\.(weight|bias) is missing"):
-        ViT.from_pretrained({k: t for k, t in state.items() if k != last}, heads=HEADS)
+        load_vit({k: t for k, t in state.items() if k != last}, heads=HEADS)
     with pytest.raises(ValueError, match=r"no place for \(2\): surplus.gamma, other"):
-        ViT.from_pretrained(state | {"surplus.gamma": torch.ones(1), "other": torch.ones(1)}, heads=HEADS)
+        load_vit(state | {"surplus.gamma": torch.ones(1), "other": torch.ones(1)}, heads=HEADS)
     with pytest.raises(ValueError, match=r"norm.* has shape \[3\] where \[48\] is wanted"):
-        ViT.from_pretrained(state | {last: torch.ones(3)}, heads=HEADS)
+        load_vit(state | {last: torch.ones(3)}, heads=HEADS)
 
 
 def test_heads_are_asked_for_where_nothing_tells_them() -> None:
     with pytest.raises(ValueError, match="width 48, and nothing tells over how many heads it is split: pass heads="):
-        ViT.from_pretrained(from_timm()[0].state_dict())
+        load_vit(from_timm()[0].state_dict())
     model, forward = from_timm(embed_dim=192, num_heads=3)
-    assert_equal(ViT.from_pretrained(model.state_dict()), forward, torch.randn(2, 3, 32, 32))
+    assert_equal(load_vit(model.state_dict()), forward, torch.randn(2, 3, 32, 32))
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "wrapped.pth", "ddp.bin"])
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt"])
 def test_files(tmp_path: Path, name: str) -> None:
     model, forward = from_timm()
-    state, path = model.state_dict(), tmp_path / name
+    path = tmp_path / name
     if name.endswith("safetensors"):
-        safetensors.torch.save_file(state, path)
+        safetensors.torch.save_file(model.state_dict(), path)
     else:
-        ddp = {f"module.{key}": tensor for key, tensor in state.items()}
-        content = {"wrapped.pth": {"epoch": 3, "model": state}, "ddp.bin": ddp}
-        torch.save(content.get(name, state), path)
-    assert_equal(ViT.from_pretrained(path, heads=HEADS), forward, torch.randn(2, 3, 32, 32))
+        torch.save(model.state_dict(), path)
+    assert_equal(load_vit(path, heads=HEADS), forward, torch.randn(2, 3, 32, 32))
     path.write_bytes(path.read_bytes()[:-5000])
     with pytest.raises(
         ValueError, match=rf"{name} \(\d+ bytes\) cannot be read as a .*: it is truncated, damaged or of"
     ):
-        ViT.from_pretrained(path, heads=HEADS)
+        load_vit(path, heads=HEADS)
+
+
+def compiled(model: nn.Module) -> nn.Module:
+    return torch.compile(model, backend="eager")  # type: ignore[return-value]
+
+
+class Replicated(nn.Module):
+    """What DistributedDataParallel does to the names."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+
+def stale(model: nn.Module) -> dict[str, Tensor]:
+    return {key: torch.zeros_like(tensor) for key, tensor in model.state_dict().items()}
+
+
+def part_compiled(model: nn.Module) -> nn.Module:
+    model.blocks[1] = compiled(model.blocks[1])  # type: ignore[index, operator]
+    return model
+
+
+WRAPPED: dict[str, Callable[[nn.Module], Any]] = {
+    "in a training script's file": lambda m: {"epoch": 3, "model": m.state_dict()},
+    "DDP": lambda m: Replicated(m).state_dict(),
+    "compiled": lambda m: compiled(m).state_dict(),
+    "compiled, then DDP": lambda m: {"state_dict": Replicated(compiled(m)).state_dict()},
+    "DDP, then compiled": lambda m: compiled(Replicated(m)).state_dict(),
+    "a compiled layer": lambda m: part_compiled(m).state_dict(),
+    "timm with averages": lambda m: {"arch": "vit", "state_dict": stale(m), "state_dict_ema": m.state_dict()},
+    "timm without averages": lambda m: {"state_dict": m.state_dict(), "state_dict_ema": None},
+    "torchvision with averages": lambda m: {"model": stale(m), "model_ema": AveragedModel(m).state_dict()},
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_what_training_puts_round_a_state_dict_is_taken_off(tmp_path: Path, how: str) -> None:
+    model, forward = from_timm()
+    torch.save(WRAPPED[how](model), tmp_path / "checkpoint.pth")
+    assert_equal(load_vit(tmp_path / "checkpoint.pth", heads=HEADS), forward, torch.randn(2, 3, 32, 32))
+
+
+def test_two_names_of_one_parameter_are_refused() -> None:
+    state = hugging_face()[0].state_dict()
+    with pytest.raises(ValueError, match=r"vit\.layernorm\.bias and layernorm\.bias, which are one"):
+        load_vit(state | {"layernorm.bias": torch.ones(WIDTH)}, heads=HEADS)
 
 
 class Foreign:
@@ -289,21 +333,21 @@ class Foreign:
 def test_foreign_files_say_what_they_lack(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(Foreign(), tmp_path / "code.pt")
     with pytest.raises(ValueError, match="cannot be read"):
-        ViT.from_pretrained(tmp_path / "code.pt")
+        load_vit(tmp_path / "code.pt")
     assert "ran" not in capsys.readouterr().out
     torch.save({"epoch": 3}, tmp_path / "log.pt")
     with pytest.raises(ValueError, match=r"log.pt holds no state dict: expected tensors by name"):
-        ViT.from_pretrained(tmp_path / "log.pt")
+        load_vit(tmp_path / "log.pt")
     torch.save(nn.Linear(2, 2).state_dict(), tmp_path / "linear.pt")
     with pytest.raises(ValueError, match=r"no Vision Transformer in a layout known here .*first keys are weight, bias"):
-        ViT.from_pretrained(tmp_path / "linear.pt")
+        load_vit(tmp_path / "linear.pt")
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"directory 'empty' holds none of model\.safetensors"):
-        ViT.from_pretrained(tmp_path / "empty")
+        load_vit(tmp_path / "empty")
     with pytest.raises(FileNotFoundError, match=r"there is no file or directory '.*nowhere.pt'"):
-        ViT.from_pretrained(tmp_path / "nowhere.pt")
+        load_vit(tmp_path / "nowhere.pt")
     with pytest.raises(ValueError, match=r"is a model: give its model.state_dict\(\)"):
-        ViT.from_pretrained(nn.Linear(2, 2))  # type: ignore[arg-type]
+        load_vit(nn.Linear(2, 2))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +363,7 @@ def test_configs_of_other_networks_are_refused(tmp_path: Path, config: Any, mess
     safetensors.torch.save_file(from_timm()[0].state_dict(), tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
     with pytest.raises(ValueError, match=message):
-        ViT.from_pretrained(tmp_path)
+        load_vit(tmp_path)
 
 
 def test_directory_of_timm(tmp_path: Path) -> None:
@@ -327,7 +371,7 @@ def test_directory_of_timm(tmp_path: Path) -> None:
     safetensors.torch.save_file(model.state_dict(), tmp_path / "model.safetensors")
     config = {"architecture": "vit_of_this_test", "global_pool": "avg", "model_args": {"num_heads": HEADS}}
     (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {"input_size": [3, 24, 40]}}))
-    assert_equal(ViT.from_pretrained(tmp_path), forward, torch.randn(3, 3, 24, 40))
+    assert_equal(load_vit(tmp_path), forward, torch.randn(3, 3, 24, 40))
 
 
 def test_hub_name_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +382,7 @@ def test_hub_name_without_network_says_what_to_do(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fails)
     with pytest.raises(OSError, match="'google/vit-base-patch16-224' is no local path and could not be fetched"):
-        ViT.from_pretrained("google/vit-base-patch16-224")
+        load_vit("google/vit-base-patch16-224")
 
 
 def test_hub_name_is_fetched_and_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -347,16 +391,16 @@ def test_hub_name_is_fetched_and_read(monkeypatch: pytest.MonkeyPatch, tmp_path:
     model, forward = hugging_face()
     model.save_pretrained(tmp_path)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda name, file: str(tmp_path / file))
-    assert_equal(ViT.from_pretrained("some/model"), forward, torch.randn(3, 3, 32, 32))
+    assert_equal(load_vit("some/model"), forward, torch.randn(3, 3, 32, 32))
 
 
 def test_own_checkpoints_and_changes() -> None:
     model = lively(
         ViT(ViTConfig(image_size=32, patch_size=8, width=WIDTH, heads=3, depth=2, registers=2, num_classes=5))
     )
-    again = ViT.from_pretrained(model.state_dict(), heads=3)
+    again = load_vit(model.state_dict(), heads=3)
     assert again.config == replace(model.config, image_size=(32, 32), patch_size=(8, 8))
     assert_equal(again, model, torch.randn(3, 3, 32, 32))
-    changed = ViT.from_pretrained(model.state_dict(), heads=3, dropout=0.3, attention="written_out")
+    changed = load_vit(model.state_dict(), heads=3, dropout=0.3, attention="written_out")
     assert changed.encoder.layers[1].dropout.p == 0.3
     assert_equal(changed, model, torch.randn(3, 3, 32, 32))

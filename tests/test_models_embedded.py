@@ -17,7 +17,7 @@ from torch import Tensor
 from course_utils.data.news import load_titles
 from course_utils.models import embedded
 from course_utils.models.embedded import dequantise, load_encoder, read_encoder
-from course_utils.models.text_layouts import LAYOUTS
+from course_utils.models.layouts import TEXT_LAYOUTS
 from tools import make_encoder
 
 CARD = Path(str(embedded.ENCODER)).with_name("encoder.md")
@@ -68,7 +68,7 @@ def test_equal_to_bert_of_transformers(content: bytes, batch: tuple[Tensor, Tens
         max_position_embeddings=sizes.max_length, pad_token_id=sizes.pad_token,
     )  # fmt: skip
     bert = transformers.BertModel(config, add_pooling_layer=False).eval()
-    bert.load_state_dict({key: weights[str(LAYOUTS["transformers"].translate(key))] for key in bert.state_dict()})
+    bert.load_state_dict({key: weights[str(TEXT_LAYOUTS["transformers"].translate(key))] for key in bert.state_dict()})
     ids, mask = batch
     with torch.inference_mode():
         theirs = bert(input_ids=ids, attention_mask=mask).last_hidden_state

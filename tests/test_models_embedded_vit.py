@@ -10,7 +10,7 @@ import torch
 
 from course_utils.data.articles import FABRICS, OUTLINES, Articles
 from course_utils.models import embedded_vit
-from course_utils.models.embedded_vit import STATISTICS, load_vit
+from course_utils.models.embedded_vit import STATISTICS, load_embedded_vit
 from tools import make_vit
 
 CARD = Path(str(embedded_vit.VIT)).with_name("vit.md")
@@ -32,7 +32,7 @@ def drawn():
 
 
 def test_the_file_is_small_whole_and_described():
-    content, model = embedded_vit.VIT.read_bytes(), load_vit()
+    content, model = embedded_vit.VIT.read_bytes(), load_embedded_vit()
     assert len(content) < 3e6
     assert hashlib.sha256(content).hexdigest() == embedded_vit.VIT_SHA256
     card = CARD.read_text(encoding="utf-8")
@@ -47,13 +47,13 @@ def test_a_damaged_file_is_refused(change, monkeypatch: pytest.MonkeyPatch, tmp_
     damaged.write_bytes(change(embedded_vit.VIT.read_bytes()))
     monkeypatch.setattr(embedded_vit, "VIT", damaged)
     with pytest.raises(ValueError, match=r"has [\d,]+ bytes and SHA-256 .*: install course_utils again"):
-        load_vit()
+        load_embedded_vit()
 
 
 def test_it_tells_a_thousand_kinds_apart_and_knows_the_two_factors(drawn):
     images, kinds = drawn
     with torch.inference_mode():
-        answers = load_vit()(images).argmax(1)
+        answers = load_embedded_vit()(images).argmax(1)
     assert (answers == kinds).float().mean() > 0.1, "1 in 1000 is chance"
     assert (answers // FABRICS == kinds // FABRICS).float().mean() > 0.4
     assert (answers % FABRICS == kinds % FABRICS).float().mean() > 0.25
@@ -61,15 +61,15 @@ def test_it_tells_a_thousand_kinds_apart_and_knows_the_two_factors(drawn):
 
 def test_a_fresh_head_or_none():
     torch.manual_seed(3)
-    ten = load_vit(10)
+    ten = load_embedded_vit(10)
     assert ten.head.out_features == 10
     x = torch.randn(2, 1, 28, 28)
-    bare = load_vit(0).eval()
+    bare = load_embedded_vit(0).eval()
     with torch.inference_mode():
         features = bare(x)
         assert features.shape == (2, 128)
         torch.testing.assert_close(ten.eval().head(features), ten(x))
-    assert load_vit(10, image_size=56).config.patches == 64
+    assert load_embedded_vit(10, image_size=56).config.patches == 64
 
 
 def test_drawings_are_symmetric_before_they_are_tilted_and_differ_by_kind():

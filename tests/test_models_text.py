@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from course_utils.models.text import TextConfig, TextModel
+from course_utils.models import TextConfig, TextModel, load_text
 
 SIZES = {
     "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 80,
@@ -77,7 +77,7 @@ def assert_same(model: TextModel, theirs: Any, texts: dict[str, Tensor]) -> None
 @pytest.mark.parametrize("classes", [0, 7])
 def test_equal_to_transformers(classes: int, implementation: str) -> None:
     theirs = bert(classes, attn_implementation=implementation)
-    model = TextModel.from_pretrained(theirs.state_dict(), heads=HEADS)
+    model = load_text(theirs.state_dict(), heads=HEADS)
     assert model.config.num_classes == classes
     for rows, tokens in [(5, 11), (1, 1), (3, 24)]:
         assert_same(model, theirs, batch(rows, tokens))
@@ -85,11 +85,11 @@ def test_equal_to_transformers(classes: int, implementation: str) -> None:
 
 def test_equal_gradients() -> None:
     theirs, texts, labels = bert(7), batch(), torch.randint(0, 7, (5,))
-    model = TextModel.from_pretrained(theirs.state_dict(), heads=HEADS).eval()
+    model = load_text(theirs.state_dict(), heads=HEADS).eval()
     nn.functional.cross_entropy(model(*ours(model, texts)), labels).backward()
     theirs(**texts, labels=labels).loss.backward()
     gradients = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
-    as_ours = TextModel.from_pretrained(gradients, heads=HEADS)  # renames gradients as it renames weights
+    as_ours = load_text(gradients, heads=HEADS)  # renames gradients as it renames weights
     for name, parameter in model.named_parameters():
         torch.testing.assert_close(parameter.grad, as_ours.get_parameter(name).data, rtol=1e-4, atol=1e-6)
 
@@ -133,7 +133,7 @@ def test_same_parameters_as_transformers_on_the_default_sizes() -> None:
 
 def test_inputs_embeds_and_positions_are_seams_for_soft_prompts() -> None:
     theirs, texts, prompt = bert(7), batch(), torch.randn(5, 4, 48)
-    model = TextModel.from_pretrained(theirs.state_dict(), heads=HEADS).eval()
+    model = load_text(theirs.state_dict(), heads=HEADS).eval()
     vectors = torch.cat([prompt, model.word_embedding(texts["input_ids"])], dim=1)
     mask = torch.cat([torch.ones(5, 4, dtype=torch.long), texts["attention_mask"]], dim=1)
     expected = theirs(inputs_embeds=vectors, attention_mask=mask).logits
@@ -169,7 +169,7 @@ def test_initial_values() -> None:
 
 def test_prenorm_encoder_ends_in_a_norm_and_comes_back_from_its_own_state() -> None:
     model = lively(TextModel(replace(SMALL, norm_first=True)))
-    again = TextModel.from_pretrained(model.state_dict(), heads=HEADS).eval()
+    again = load_text(model.state_dict(), heads=HEADS).eval()
     assert again.config == model.config
     assert torch.equal(again(*ours(model, texts := batch())), model(*ours(model, texts)))
 
@@ -180,7 +180,7 @@ def test_prenorm_encoder_ends_in_a_norm_and_comes_back_from_its_own_state() -> N
 def test_directory_of_transformers_states_its_config(tmp_path: Path) -> None:
     theirs = bert(7, layer_norm_eps=1e-3, hidden_dropout_prob=0.15, classifier_dropout=0.3, pad_token_id=2)
     theirs.save_pretrained(tmp_path)
-    model = TextModel.from_pretrained(tmp_path)
+    model = load_text(tmp_path)
     assert model.config == TextConfig(
         vocab_size=97, width=48, depth=3, heads=4, mlp_ratio=80 / 48, max_length=24, num_classes=7, norm_eps=1e-3,
         dropout=0.15, attention_dropout=0.1, head_dropout=0.3, pad_token=2,
@@ -198,9 +198,9 @@ def test_old_names_prefix_and_pretraining_heads() -> None:
     } | {"bert.embeddings.position_ids": torch.arange(24)[None]}
     assert any("gamma" in key for key in old)
     for checkpoint in (state, old):
-        assert_same(TextModel.from_pretrained(checkpoint, heads=HEADS), theirs.bert, batch())
+        assert_same(load_text(checkpoint, heads=HEADS), theirs.bert, batch())
     with pytest.raises(ValueError, match=r"no place for \(\d+\): cls.predictions"):
-        TextModel.from_pretrained(state, heads=HEADS, ignore=())
+        load_text(state, heads=HEADS, ignore=())
 
 
 def test_file_of_torch_save_and_safetensors(tmp_path: Path) -> None:
@@ -208,26 +208,26 @@ def test_file_of_torch_save_and_safetensors(tmp_path: Path) -> None:
     torch.save(theirs.state_dict(), tmp_path / "a.bin")
     safetensors.torch.save_file(theirs.state_dict(), tmp_path / "b.safetensors")
     for name in ("a.bin", "b.safetensors"):
-        assert_same(TextModel.from_pretrained(tmp_path / name, heads=HEADS), theirs, batch())
+        assert_same(load_text(tmp_path / name, heads=HEADS), theirs, batch())
 
 
 def test_heads_fresh_kept_or_refused() -> None:
     state, state7 = bert().state_dict(), bert(7).state_dict()
-    assert TextModel.from_pretrained(state, heads=HEADS, num_classes=18).head.weight.shape == (18, 48)
-    assert TextModel.from_pretrained(state7, heads=HEADS, num_classes=7).head.weight.equal(state7["classifier.weight"])
+    assert load_text(state, heads=HEADS, num_classes=18).head.weight.shape == (18, 48)
+    assert load_text(state7, heads=HEADS, num_classes=7).head.weight.equal(state7["classifier.weight"])
     with pytest.raises(ValueError, match=r"a head for 7 classes, and num_classes=18 .* replace_head=True"):
-        TextModel.from_pretrained(state7, heads=HEADS, num_classes=18)
-    fresh = TextModel.from_pretrained(state7, heads=HEADS, num_classes=7, replace_head=True)
+        load_text(state7, heads=HEADS, num_classes=18)
+    fresh = load_text(state7, heads=HEADS, num_classes=7, replace_head=True)
     assert not fresh.head.weight.equal(state7["classifier.weight"])
     with pytest.raises(ValueError, match="replace_head=True needs num_classes="):
-        TextModel.from_pretrained(state7, heads=HEADS, replace_head=True)
+        load_text(state7, heads=HEADS, replace_head=True)
 
 
 def test_mean_pooling_leaves_the_pooler_out_only_when_asked() -> None:
     state = bert().state_dict()
     with pytest.raises(ValueError, match="the pooler reads the first token"):
-        TextModel.from_pretrained(state, heads=HEADS, pool="mean")
-    model = TextModel.from_pretrained(state, heads=HEADS, pool="mean", pooler=False)
+        load_text(state, heads=HEADS, pool="mean")
+    model = load_text(state, heads=HEADS, pool="mean", pooler=False)
     assert model.pooler is None
     assert model(torch.ones(2, 3, dtype=torch.long)).shape == (2, 48)
 
@@ -238,27 +238,27 @@ def test_nothing_is_silently_missing_or_left_over() -> None:
         cut = {k: t for k, t in state.items() if k != key}
         if key == "bert.encoder.layer.0.attention.self.query.bias":
             with pytest.raises(ValueError, match=r"attention.k_proj.bias is left over"):
-                TextModel.from_pretrained(cut, heads=HEADS)
+                load_text(cut, heads=HEADS)
             continue
         with pytest.raises(ValueError, match=r"missing|lacks|left over|no BERT in a layout"):
-            TextModel.from_pretrained(cut, heads=HEADS)
+            load_text(cut, heads=HEADS)
     headless = {k: t for k, t in state.items() if not k.startswith("classifier")}
-    assert TextModel.from_pretrained(headless, heads=HEADS).config.num_classes == 0
+    assert load_text(headless, heads=HEADS).config.num_classes == 0
     with pytest.raises(ValueError, match=r"no place for \(1\): bert.encoder.layer.0.crossattention"):
-        TextModel.from_pretrained(state | {"bert.encoder.layer.0.crossattention": torch.ones(1)}, heads=HEADS)
+        load_text(state | {"bert.encoder.layer.0.crossattention": torch.ones(1)}, heads=HEADS)
     with pytest.raises(ValueError, match=r"mlp.fc2.weight has shape \[48, 70\] where \[48, 80\]"):
-        TextModel.from_pretrained(state | {"bert.encoder.layer.1.output.dense.weight": torch.ones(48, 70)}, heads=HEADS)
+        load_text(state | {"bert.encoder.layer.1.output.dense.weight": torch.ones(48, 70)}, heads=HEADS)
 
 
 def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing tells over how many heads"):
-        TextModel.from_pretrained(bert().state_dict())
+        load_text(bert().state_dict())
     with pytest.raises(ValueError, match=r"no BERT in a layout known here .* first keys are a.weight"):
-        TextModel.from_pretrained({"a.weight": torch.ones(2)})
+        load_text({"a.weight": torch.ones(2)})
     with pytest.raises(FileNotFoundError, match="no file or directory"):
-        TextModel.from_pretrained(tmp_path / "nowhere")
+        load_text(tmp_path / "nowhere")
     with pytest.raises(FileNotFoundError, match=r"holds none of model.safetensors, pytorch_model.bin"):
-        TextModel.from_pretrained(tmp_path)
+        load_text(tmp_path)
     bert().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for change, message in [
@@ -269,18 +269,18 @@ def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     ]:
         (tmp_path / "config.json").write_text(json.dumps(config | change))
         with pytest.raises(ValueError, match=message):
-            TextModel.from_pretrained(tmp_path)
+            load_text(tmp_path)
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(ValueError, match="is no JSON"):
-        TextModel.from_pretrained(tmp_path)
+        load_text(tmp_path)
     (tmp_path / "config.json").unlink()
     blob = (tmp_path / "model.safetensors").read_bytes()
     (tmp_path / "model.safetensors").write_bytes(blob[: len(blob) // 2])
     with pytest.raises(ValueError, match="truncated, damaged"):
-        TextModel.from_pretrained(tmp_path)
+        load_text(tmp_path)
     positions = {"embeddings.position_ids": torch.arange(2, 26)[None]}
     with pytest.raises(ValueError, match="numbers its positions otherwise"):
-        TextModel.from_pretrained(bert().state_dict() | positions, heads=HEADS)
+        load_text(bert().state_dict() | positions, heads=HEADS)
 
 
 # wrong inputs

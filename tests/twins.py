@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
-from course_utils.models.text import TextModel
+from course_utils.models import TextModel, load_text
 
 WIDTH, DEPTH, HEADS, CLASSES, TOKENS, ROWS = 32, 3, 4, 5, 9, 4
 LABELS = torch.tensor([0, 3, 4, 1])
@@ -34,7 +34,7 @@ def bert(seed: int = 0) -> Any:
 
 
 def ours(seed: int = 0, **changes: Any) -> TextModel:
-    return TextModel.from_pretrained(bert(seed).state_dict(), heads=HEADS, **changes).eval()
+    return load_text(bert(seed).state_dict(), heads=HEADS, **changes).eval()
 
 
 def with_peft(config: peft.PeftConfig) -> Any:

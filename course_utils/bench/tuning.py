@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from course_utils.bench.runner import Result, compare, interleave
 from course_utils.bench.vit import assert_equal
 from course_utils.models import TextConfig, TextModel
-from course_utils.models.text_layouts import LAYOUTS
+from course_utils.models.layouts import TEXT_LAYOUTS
 from course_utils.tuning import KeysAndValues, TunedLayer, WrittenKeysAndValues, count
 from course_utils.tuning.prefix import Trunk
 
@@ -46,7 +46,7 @@ def bert_like(ours: TextModel) -> nn.Module:
     }
     theirs = transformers.BertForSequenceClassification(transformers.BertConfig(**sizes))
     weights = ours.state_dict()
-    names = {key: LAYOUTS["transformers"].translate(key.removeprefix("bert.")) for key in theirs.state_dict()}
+    names = {key: TEXT_LAYOUTS["transformers"].translate(key) for key in theirs.state_dict()}
     theirs.load_state_dict({key: weights[str(name)] for key, name in names.items()})
     return theirs
 

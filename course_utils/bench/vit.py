@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from course_utils.bench.runner import Result, compare, in_own_process, interleave
 from course_utils.models import ViT, ViTConfig
+from course_utils.models.layouts import VIT_LAYOUTS
 from course_utils.models.vit_config import pair
-from course_utils.models.vit_layouts import LAYOUTS
 
 BATCH = 8
 GOAL = 1.0
@@ -108,8 +108,7 @@ def contestants(config: ViTConfig) -> tuple[dict[str, nn.Module], dict[str, Forw
 
 def in_their_names(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our weights under the keys of another library's state dict."""
-    bare = {key.removeprefix("vit.") for key in theirs}
-    layout = next(layout for layout in LAYOUTS.values() if layout.marker in bare)
+    layout = next(layout for layout in VIT_LAYOUTS.values() if layout.fits(theirs))
 
     def weight(key: str) -> Tensor:
         name = layout.translate(key)

@@ -1,6 +1,7 @@
 """Models built from small parts: the one Transformer encoder, and the text model and Vision Transformer around it."""
 
 from course_utils.models.encoder import MLP, Attention, Encoder, EncoderConfig, EncoderLayer, attention_weights
+from course_utils.models.loading import load_text, load_vit
 from course_utils.models.text import TextConfig, TextModel
 from course_utils.models.vit import PatchEmbedding, ViT, interpolate_positions, patchify
 from course_utils.models.vit_config import PRESETS, ViTConfig
@@ -19,5 +20,7 @@ __all__ = [
     "ViTConfig",
     "attention_weights",
     "interpolate_positions",
+    "load_text",
+    "load_vit",
     "patchify",
 ]

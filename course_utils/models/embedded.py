@@ -15,6 +15,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from course_utils.models.checkpoint_files import unpack_embedded
+from course_utils.models.loading import load_text
 from course_utils.models.text import TextModel
 
 ENCODER = resources.files("course_utils.models") / "embedded_files" / "encoder.safetensors"
@@ -36,7 +37,7 @@ def load_encoder(num_classes: int = 0, **changes: Any) -> tuple[TextModel, Token
     tokenizer = Tokenizer.from_str(header["tokenizer"])
     fields = {"norm_eps": header["norm_eps"], "pad_token": tokenizer.token_to_id("<pad>"), "dropout": 0.1}
     fields |= {"pool": "mean", "pooler": False, **changes}  # dropout in attention would leave its fast kernel
-    return TextModel.from_pretrained(weights, num_classes=num_classes, heads=header["heads"], **fields), tokenizer
+    return load_text(weights, num_classes=num_classes, heads=header["heads"], **fields), tokenizer
 
 
 def read_encoder(content: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:

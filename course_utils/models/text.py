@@ -7,9 +7,7 @@ Sources: Devlin et al. 2019, arXiv:1810.04805 (BERT); Reimers and Gurevych 2019,
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -92,24 +90,6 @@ class TextModel(nn.Module):
             nn.init.normal_(table.weight, std=0.02)
         with torch.no_grad():
             self.word_embedding.weight[config.pad_token].zero_()
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path | Mapping[str, Tensor],
-        *,
-        num_classes: int | None = None,
-        replace_head: bool = False,
-        heads: int | None = None,
-        ignore: Collection[str] = ("cls.",),
-        **changes: Any,
-    ) -> TextModel:
-        """A model with the weights of a BERT checkpoint; see :func:`course_utils.models.text_layouts.load`."""
-        from course_utils.models import text_layouts  # it imports this module
-
-        return text_layouts.load(
-            source, num_classes=num_classes, replace_head=replace_head, heads=heads, ignore=ignore, **changes
-        )
 
     def forward(
         self,

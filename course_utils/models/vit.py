@@ -9,8 +9,7 @@ Darcet et al. 2024, arXiv:2309.16588 (registers); Xie et al. 2022, arXiv:2111.09
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -98,33 +97,6 @@ class ViT(nn.Module):
     def preset(cls, name: str, **changes: Any) -> ViT:
         """A model of a named size (see ``vit_config.PRESETS``) with fresh weights, some fields changed."""
         return cls(ViTConfig.preset(name, **changes))
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        source: str | Path | Mapping[str, Tensor],
-        *,
-        num_classes: int | None = None,
-        replace_head: bool = False,
-        image_size: Size | None = None,
-        checkpoint_image_size: Size | None = None,
-        heads: int | None = None,
-        ignore: Collection[str] = (),
-        **changes: Any,
-    ) -> ViT:
-        """A model with the weights of a checkpoint; see :func:`course_utils.models.vit_checkpoints.load`."""
-        from course_utils.models import vit_checkpoints  # it imports this module
-
-        return vit_checkpoints.load(
-            source,
-            num_classes=num_classes,
-            replace_head=replace_head,
-            image_size=image_size,
-            checkpoint_image_size=checkpoint_image_size,
-            heads=heads,
-            ignore=ignore,
-            **changes,
-        )
 
     def forward(self, images: Tensor, *, mask: Tensor | None = None, interpolate: bool = False) -> Tensor:
         """Classify.

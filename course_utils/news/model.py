@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from torch import Tensor, nn
 
 from course_utils.data.news import LABELS
+from course_utils.models import load_text
 from course_utils.models.embedded import load_encoder
 from course_utils.models.text import TextModel
 from course_utils.news.config import Config
@@ -109,7 +110,7 @@ def load_base(config: Config) -> tuple[TextModel, Tokenizer]:
     if config.base in ("embedded", "untrained"):
         model, tokenizer = load_encoder(len(LABELS), **pooling)
         return (model if config.base == "embedded" else TextModel(model.config)), tokenizer
-    model = TextModel.from_pretrained(config.base, num_classes=len(LABELS), replace_head=True, **pooling)
+    model = load_text(config.base, num_classes=len(LABELS), replace_head=True, **pooling)
     return model, load_tokenizer(config.base, model.config.vocab_size)
 
 

@@ -15,11 +15,11 @@ import transformers
 from torch import Tensor, nn
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from course_utils.models.layouts import TEXT_LAYOUTS
 from course_utils.models.text import TextModel
-from course_utils.models.text_layouts import LAYOUTS
 from course_utils.news.config import Config
 
-LAYOUT = LAYOUTS["transformers"]
+LAYOUT = TEXT_LAYOUTS["transformers"]
 
 
 class PooledBert(transformers.BertPreTrainedModel):
@@ -87,7 +87,7 @@ def handed_over(model: TextModel) -> PooledBert:
 
 def our_name(key: str) -> str:
     """``bert.encoder.layer.0.output.dense.bias`` -> ``encoder.layers.0.mlp.fc2.bias``."""
-    name = LAYOUT.translate(key.removeprefix("bert."))
+    name = LAYOUT.translate(key)
     assert name is not None, key
     return name
 

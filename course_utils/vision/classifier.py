@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from course_utils.models import ViT
-from course_utils.models.embedded_vit import STATISTICS, load_vit
+from course_utils.models import ViT, load_vit
+from course_utils.models.embedded_vit import STATISTICS, load_embedded_vit
 from course_utils.models.vit_config import pair
 
 Library = Literal["ours", "transformers", "timm"]
@@ -123,10 +123,10 @@ def load_classifier(
     if base == "embedded":
         if library != "ours":
             raise ValueError(f"the embedded base is a model of ours, not of {library}: name another base")
-        model = load_vit(classes, **({} if image_size is None else {"image_size": image_size}))
+        model = load_embedded_vit(classes, **({} if image_size is None else {"image_size": image_size}))
         size, statistics = pair(model.config.image_size), STATISTICS
     elif library == "ours":
-        model = ViT.from_pretrained(base, num_classes=classes, replace_head=True, image_size=image_size)
+        model = load_vit(base, num_classes=classes, replace_head=True, image_size=image_size)
         size, statistics = pair(model.config.image_size), _said_statistics(base)
     elif library == "transformers":
         model = _from_transformers(base, classes, image_size)

@@ -1,34 +1,42 @@
-"""The names under which transformers, timm and torchvision store the parameters of a ViT, translated to this course's.
+"""The names under which other libraries store the parameters of a ViT or a BERT, translated to this course's.
 
-transformers changed its names in version 5 for models in memory and still writes the old ones to disk; timm and
-torchvision fuse queries, keys and values into one matrix.
+transformers changed its names of a ViT in version 5 for models in memory and still writes the old ones to disk. It
+names the parameters of BERT as it did in 2019, but for LayerNorm's: files from before have ``gamma`` and ``beta``.
+timm and torchvision fuse queries, keys and values into one matrix.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a library names the parameters of a ViT: theirs to ours, ``#`` for the layer's number."""
+    """How a library names the parameters of a model: theirs to ours, ``#`` for the layer's number."""
 
     marker: str  # a key that this layout has and no other
     embeddings: Mapping[str, str]
     layer: str  # what stands before the parts of a layer
     parts: Mapping[str, str]
     fixed: Mapping[str, Any] = field(default_factory=dict)  # what the library's code decides and its weights do not say
+    prefix: str = ""  # what a model with a head puts before the names of its body
+
+    def fits(self, keys: Iterable[str]) -> bool:
+        """Whether these keys are of this layout."""
+        return any(key.removeprefix(self.prefix) == self.marker for key in keys)
 
     def translate(self, key: str) -> str | None:
         """Our name of their parameter, or None if this layout has no such parameter."""
-        name = key.removeprefix("vit.")
+        name = key.removeprefix(self.prefix)
         number = re.match(re.escape(self.layer).replace(r"\#", r"(\d+)"), name)
         table, place = (self.parts, f"encoder.layers.{number[1]}.") if number else (self.embeddings, "")
         name = name[number.end() :] if number else name
         stem, _, leaf = name.rpartition(".")
+        if stem.endswith("LayerNorm"):
+            leaf = {"gamma": "weight", "beta": "bias"}.get(leaf, leaf)
         if name in table:
             return place + table[name]
         return f"{place}{table[stem]}.{leaf}" if stem in table else None
@@ -45,7 +53,7 @@ _HF_EMBEDDINGS = {
 _OWN_PARTS = ("norm1", "norm2", "mlp.fc1", "mlp.fc2", *(f"attention.{p}_proj" for p in ("q", "k", "v", "out")))
 _OWN_EMBEDDINGS = ("class_token", "registers", "mask_token", "positions", "patch_embedding", "norm", "head")
 
-LAYOUTS = {
+VIT_LAYOUTS = {
     "this course": Layout(
         "encoder.layers.0.attention.q_proj.weight",
         {name: name for name in _OWN_EMBEDDINGS},
@@ -67,6 +75,7 @@ LAYOUTS = {
             "output.dense": "mlp.fc2",
         },
         {"norm_eps": 1e-12, "antialias": False},
+        prefix="vit.",
     ),
     "transformers 5": Layout(
         "layers.0.attention.q_proj.weight",
@@ -83,6 +92,7 @@ LAYOUTS = {
             "mlp.fc2": "mlp.fc2",
         },
         {"norm_eps": 1e-12, "antialias": False},
+        prefix="vit.",
     ),
     "timm": Layout(
         "blocks.0.attn.qkv.weight",
@@ -128,5 +138,38 @@ LAYOUTS = {
             "mlp.linear_2": "mlp.fc2",
         },
         {"norm_eps": 1e-6},
+    ),
+}
+
+_TEXT_EMBEDDINGS = ("word_embedding", "position_embedding", "token_type_embedding", "embedding_norm", "norm")
+TEXT_LAYOUTS = {
+    "this course": Layout(
+        "encoder.layers.0.attention.q_proj.weight",
+        {name: name for name in (*_TEXT_EMBEDDINGS, "pooler", "head")},
+        "encoder.layers.#.",
+        VIT_LAYOUTS["this course"].parts,
+    ),
+    "transformers": Layout(
+        "encoder.layer.0.attention.self.query.weight",
+        {
+            "embeddings.word_embeddings": "word_embedding",
+            "embeddings.position_embeddings": "position_embedding",
+            "embeddings.token_type_embeddings": "token_type_embedding",
+            "embeddings.LayerNorm": "embedding_norm",
+            "pooler.dense": "pooler",
+            "classifier": "head",
+        },
+        "encoder.layer.#.",
+        {
+            "attention.self.query": "attention.q_proj",
+            "attention.self.key": "attention.k_proj",
+            "attention.self.value": "attention.v_proj",
+            "attention.output.dense": "attention.out_proj",
+            "attention.output.LayerNorm": "norm1",
+            "intermediate.dense": "mlp.fc1",
+            "output.dense": "mlp.fc2",
+            "output.LayerNorm": "norm2",
+        },
+        prefix="bert.",
     ),
 }
