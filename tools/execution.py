@@ -3,7 +3,7 @@
 `run` executes a notebook as a stranger would: a fresh kernel in a folder that holds nothing but the notebook, no
 network, a watch on time and memory. What it returns is judged by `tools.judge`; a chapter that passes is kept with
 `record`, and the book renders that copy. `stamp` says whether a kept copy still stands for what is in the checkout: it
-changes with the notebook, with any file of the package, and with any installed version.
+changes with the notebook, with each file of the package that its imports reach, and with any installed version.
 """
 
 import datetime
@@ -27,12 +27,16 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
+from tools import closure
 from tools.contents import NOTEBOOKS, ROOT
 from tools.watch import GB, Watch, end_leftovers
 
 EXECUTED = ROOT / "_build" / "executed"
 MATPLOTLIB = ROOT / "_build" / "matplotlib"
-OFFLINE = ROOT / "tools" / "offline"  # its sitecustomize.py refuses the network to every process below the kernel
+# Its sitecustomize.py refuses the network to every process below the kernel, and notes what each reads of the package.
+OFFLINE = ROOT / "tools" / "offline"
+# What decides a verdict besides the notebook and the package.
+JUDGING = ("tools/execution.py", "tools/closure.py", "tools/watch.py", "tools/judge.py", "tools/offline/sitecustomize.py")
 
 SECONDS_LIMIT, MEMORY_LIMIT_GB = 120, 6.0  # no chapter may ask for more: CONTRIBUTING.md
 # A kernel must not inherit what this shell or this test run happens to have set.
@@ -45,12 +49,17 @@ LEFT_OUT = {
     "LOCAL_RANK",
     "WORLD_SIZE",
 }
-LEFT_OUT |= {"LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONWARNINGS", "PYTHONSTARTUP", "VIRTUAL_ENV_PROMPT"}
+LEFT_OUT |= {"LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "PYTHONWARNINGS", "PYTHONSTARTUP", "PYTHONPYCACHEPREFIX"}
+LEFT_OUT |= {"VIRTUAL_ENV_PROMPT"}
 
 
 @dataclass
 class Run:
-    """What came of one execution. `stopped` is the sentence of the watch if it ended the run, else empty."""
+    """What came of one execution. `stopped` is the sentence of the watch if it ended the run, else empty.
+
+    `reached` holds the files of the package on which the notebook stands by its imports, `read` those that its
+    processes read.
+    """
 
     notebook: NotebookNode
     seconds: float = 0.0
@@ -59,6 +68,8 @@ class Run:
     stopped: str = ""
     leftovers: list[str] = field(default_factory=list)
     cell_seconds: dict[str, float] = field(default_factory=dict)
+    reached: set[Path] = field(default_factory=set)
+    read: set[Path] = field(default_factory=set)
 
 
 def executed(notebook: Path) -> Path:
@@ -67,38 +78,43 @@ def executed(notebook: Path) -> Path:
 
 
 def stamp(notebook: Path) -> str:
-    """SHA-256 of all that decides what is kept: the notebook's source, the package, the versions, the judging rules."""
+    """SHA-256 of all that decides what is kept: the notebook's source, what it reaches, the versions, the judges."""
     digest = hashlib.sha256(_source(notebook).encode())
-    files = [path for path in (ROOT / "course_utils").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    for path in sorted([*files, *(ROOT / "tools" / name for name in ("execution.py", "watch.py", "judge.py"))]):
+    for path in sorted([*closure.reached(notebook, ROOT), *(ROOT / name for name in JUDGING)]):
         digest.update(f"\0{path.relative_to(ROOT).as_posix()}\0".encode())
         digest.update(path.read_bytes())
     digest.update(json.dumps(versions(), sort_keys=True).encode())
     return digest.hexdigest()
 
 
-def fresh(notebook: Path) -> bool:
-    """True if an executed copy is there and nothing that decides its outputs has changed since."""
+def fresh(notebook: Path, patience: float | None = None) -> bool:
+    """True if an executed copy is there and nothing that decides its outputs has changed since.
+
+    With `patience`, it must also have kept the budget that a run of now would have.
+    """
     copy = executed(notebook)
     try:
         kept = json.loads(copy.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        in_time = patience is None or kept["seconds"] <= patience * kept["budget"]["seconds"]
+    except (OSError, ValueError, KeyError):
         return False
-    return copy.is_file() and kept.get("stamp") == stamp(notebook)
+    return in_time and copy.is_file() and kept.get("stamp") == stamp(notebook)
 
 
 def record(notebook: Path, run: Run, stamp_before: str) -> Path:
-    """Keep the executed copy and, beside it, its record (stamp, seconds, memory, versions, date).
+    """Keep the executed copy and, beside it, its record: stamp, date, versions, what it cost of what it may.
 
-    `stamp_before` is the stamp taken before the run: a file edited while the chapter ran makes the copy stale.
+    Only a run that the judge found faultless is kept. `stamp_before` is the stamp taken before the run: a file edited while the chapter ran makes the copy stale.
     """
     copy = executed(notebook)
+    seconds, gigabytes = _budget(notebook, run.notebook)
     kept: dict[str, Any] = {
         "notebook": notebook.resolve().relative_to(ROOT).as_posix(),
         "stamp": stamp_before,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "seconds": round(run.seconds, 2),
         "peak_memory_gb": round(run.peak_bytes / GB, 3),
+        "budget": {"seconds": seconds, "memory_gb": gigabytes},
         "cell_seconds": {name: round(seconds, 3) for name, seconds in run.cell_seconds.items()},
         "versions": versions(),
     }
@@ -138,7 +154,7 @@ def run(notebook: Path, *, patience: float = 1.0, threads: int | None = None) ->
     """
     nb = nbformat.read(notebook, as_version=4)
     seconds, gigabytes = _budget(notebook, nb)
-    outcome = Run(nb)
+    outcome = Run(nb, reached=closure.reached(notebook, ROOT))
     mark = uuid.uuid4().hex
     _warm_fonts()
     with tempfile.TemporaryDirectory(prefix="chapter-", ignore_cleanup_errors=True) as base:
@@ -156,7 +172,7 @@ def run(notebook: Path, *, patience: float = 1.0, threads: int | None = None) ->
         watch = Watch(client, seconds * patience, max(gigabytes, MEMORY_LIMIT_GB) * GB)
         try:
             with watch:
-                client.execute(env=_environment(mark, Path(base, "ipython"), threads))
+                client.execute(env=_environment(mark, Path(base), threads))
         except CellExecutionError:
             outcome.failing_cell = watch.cell
         except DeadKernelError:
@@ -164,6 +180,7 @@ def run(notebook: Path, *, patience: float = 1.0, threads: int | None = None) ->
             outcome.stopped = watch.stopped or "ended by the death of its kernel: a crash, or no memory was left"
         outcome.leftovers = end_leftovers(mark)
         outcome.seconds, outcome.peak_bytes = watch.seconds, watch.peak_bytes
+        outcome.read = _read(Path(base, "read"))
     outcome.cell_seconds = {cell.id: _seconds(cell) for cell in nb.cells if "execution" in cell.metadata}
     return outcome
 
@@ -178,14 +195,23 @@ def _budget(notebook: Path, nb: NotebookNode) -> tuple[float, float]:
     return float(course["seconds"]), float(course["memory_gb"])
 
 
-def _environment(mark: str, ipython: Path, threads: int | None) -> dict[str, str]:
+def _read(account: Path) -> set[Path]:
+    """The files of the package in the account that `tools/offline/sitecustomize.py` wrote; of a module, its source."""
+    lines = account.read_text(encoding="utf-8").splitlines() if account.is_file() else []
+    sources = (re.sub(r"__pycache__.(\w+)\.[\w-]+\.pyc(\.\d+)?$", r"\1.py", line) for line in lines)
+    return {Path(line) for line in sources}
+
+
+def _environment(mark: str, base: Path, threads: int | None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if name not in LEFT_OUT}
     if threads is not None:
         kept["OMP_NUM_THREADS"] = str(threads)
     return kept | {
         "COURSE_RUN": mark,  # inherited by every process of the chapter: how leftovers are found
         "PYTHONPATH": str(OFFLINE),  # and nothing else: the package must come from where it is installed
-        "IPYTHONDIR": str(ipython),  # not the user's own start-up files
+        "COURSE_PACKAGE": str(ROOT / closure.PACKAGE),
+        "COURSE_READ": str(base / "read"),  # where each process writes down what it reads of the package
+        "IPYTHONDIR": str(base / "ipython"),  # not the user's own start-up files
         "MPLCONFIGDIR": str(MATPLOTLIB),  # nor matplotlib's settings and list of fonts, which others may have spoilt
         "HF_HUB_OFFLINE": "1",
         "TRANSFORMERS_OFFLINE": "1",

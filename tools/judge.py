@@ -75,7 +75,19 @@ def faults(run: Run, *, work_seconds: float = WORK_SECONDS) -> list[str]:
             "use less, or raise `memory_gb` in the notebook's metadata (6 at most)"
         )
     found += [f"a process was left running after the kernel ended: {name}" for name in run.leftovers]
+    found += _beyond_reach(run)
     return found
+
+
+def _beyond_reach(run: Run) -> Iterator[str]:
+    """What the processes read of the package, and no stamp would know of."""
+    for path in sorted(run.read - run.reached):
+        yield (
+            f"its processes read {path.relative_to(ROOT)}, which its imports do not reach: after a change there it would "
+            "not be run again; name the module or the file where it is used (tools/closure.py)"
+        )
+    if run.reached and not run.read:
+        yield "it takes course_utils from elsewhere: install the package of this checkout (`make` does)"
 
 
 def describe(nb: NotebookNode, index: int) -> str:
