@@ -10,8 +10,7 @@ from figure_page import figure_page
 from playwright.sync_api import Browser, Page
 
 from course_utils.models.text import TextConfig
-from course_utils.plan.adapters import MATRICES, lora_model_parameters, tuned_step_macs
-from course_utils.plan.tuning import step_macs
+from course_utils.tuning.cost import MATRICES, lora_model_parameters, step_macs
 
 SCRIPT = (files("course_utils.figures") / "js" / "lora_costs.js").read_text("utf-8")
 BASE = TextConfig(num_classes=18)
@@ -36,8 +35,8 @@ def test_the_script_computes_what_the_package_does(browser: Browser) -> None:
             assert (found["lora"]["trained"], found["lora"]["weights"]) == (added + head, PARAMETERS + added)
             assert found["full"]["trained"] == PARAMETERS
             expected = {
-                "full": step_macs(config, tokens, "full"),
-                "lora": tuned_step_macs(config, tokens, lora=dict.fromkeys(names, rank)),
+                "full": step_macs(config, tokens, full=True),
+                "lora": step_macs(config, tokens, lora=dict.fromkeys(names, rank)),
             }
             for who, macs in expected.items():
                 assert {part: found[who][part] for part in macs} == macs, (who, tokens, rank, names)

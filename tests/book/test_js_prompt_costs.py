@@ -10,16 +10,12 @@ from figure_page import figure_page
 from playwright.sync_api import Browser, Page
 
 from course_utils.models.text import TextConfig
-from course_utils.plan.tuning import Tuning, p_tuning_parameters, prefix_parameters, prompt_parameters, step_macs
+from course_utils.tuning.cost import p_tuning_parameters, prefix_parameters, prompt_parameters, step_macs
 
 SCRIPT = (files("course_utils.figures") / "js" / "prompt_costs.js").read_text("utf-8")
 BASE = TextConfig(num_classes=18)
 SMALL = TextConfig(width=48, depth=3, heads=4, mlp_ratio=1.5, num_classes=5)
 PARAMETERS = 102_281_490
-LIKE: dict[str, Tuning] = {
-    "full": "full", "head": "head", "prompt": "prompt", "mlp": "prompt", "lstm": "prompt", "prefix": "prefix",
-    "written": "prefix",
-}  # fmt: skip
 
 
 def described(config: TextConfig) -> dict[str, object]:
@@ -48,11 +44,12 @@ def test_the_script_computes_what_the_package_does(
         "prefix": (prefix, prefix),
         "written": (prefix_parameters(length, d, depth, d), prefix),
     }
-    full = sum(step_macs(config, tokens, "full").values())
+    ways = {"full": {"full": True}, "head": {}, "prompt": {"prompt": length}, "prefix": {"prefix": length}}
+    steps = {name: sum(step_macs(config, tokens, **way).values()) for name, way in ways.items()}
+    steps |= {"mlp": steps["prompt"], "lstm": steps["prompt"], "written": steps["prefix"]}
     assert {row["kind"]: (row["trained"] - head, row["kept"] - head) for row in rows} == expected
     for row in rows:
-        step = sum(step_macs(config, tokens, LIKE[row["kind"]], length).values())
-        assert row["step"] == pytest.approx(step / full, rel=1e-12)
+        assert row["step"] == pytest.approx(steps[row["kind"]] / steps["full"], rel=1e-12)
 
 
 @pytest.fixture
@@ -67,7 +64,7 @@ def test_it_answers_to_its_controls(figure: Page) -> None:
     assert headline.inner_text().startswith("prompt tuning: 21,522 of 102,281,490 numbers train, for 1.01 of")
     assert figure.locator(".share").count() == 7
     length.fill("100")
-    step = sum(step_macs(BASE, 20, "prompt", 100).values()) / sum(step_macs(BASE, 20, "full").values())
+    step = sum(step_macs(BASE, 20, prompt=100).values()) / sum(step_macs(BASE, 20, full=True).values())
     assert f"for {step:.2f} of" in headline.inner_text()
     tokens.focus()
     figure.keyboard.press("ArrowUp")

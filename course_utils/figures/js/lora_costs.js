@@ -1,6 +1,6 @@
 // What LoRA costs beside full fine-tuning: numbers trained, the arithmetic of a step, and the memory of what trains.
 // data: {models: [{name, width, depth, mlp_width, parameters}], model, rank, matrices: ["q", ...], tokens, classes}
-// The formulas mirror course_utils.plan.adapters; parameters are those of the whole model, its head among them.
+// The formulas mirror course_utils.tuning.cost; parameters are those of the whole model, its head among them.
 
 const MATRICES = ["q", "k", "v", "out", "fc1", "fc2"];
 

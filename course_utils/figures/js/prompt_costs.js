@@ -1,6 +1,6 @@
 // What each way to tune costs: numbers trained, numbers kept, and the arithmetic of a step beside full fine-tuning.
 // data: {models: [{name, width, depth, mlp_width, parameters}], model, length, tokens, classes}
-// The formulas mirror course_utils.plan.tuning; parameters are those of the whole model, its head among them.
+// The formulas mirror course_utils.tuning.cost; parameters are those of the whole model, its head among them.
 
 function tuningCosts(m, classes, tokens, length) {
   const D = m.width, L = m.depth, F = m.mlp_width, l = length, head = (D + 1) * classes;
