@@ -38,7 +38,7 @@ def test_master_weights_with_fp32_gradients_are_18_bytes():
     master = MasterWeights(model)
     optimizer = torch.optim.AdamW(master.parameters)
     model(torch.ones(2, 30, dtype=torch.bfloat16)).sum().backward()
-    master.take_gradients()
+    master.gradients_from_model()
     optimizer.step()
     n = sum(p.numel() for p in model.parameters())
     assert sum(measure_model_states(model, optimizer).values()) == n * MASTER_ADAM_FP32_GRADIENTS.total

@@ -59,7 +59,7 @@ def test_scaling_brings_back_what_fp16_loses(scale, expected):
     scaler = LossScaler(scale)
     loss = model(torch.ones(1, 1).half()).float().sum() * 1e-8  # the FP16 product receives this 1e-8 as its gradient
     scaler.scale_loss(loss).backward()
-    master.take_gradients()
+    master.gradients_from_model()
     assert scaler.unscale(master.parameters)
     assert master.parameters[0].grad.item() == pytest.approx(expected, rel=1e-3)
 
@@ -74,14 +74,58 @@ def test_master_weights_learn_where_bf16_weights_do_not():
     for _ in range(1000):
         for layer in (pure, mixed):
             layer.weight.grad = torch.ones_like(layer.weight)
-        master.take_gradients()
+        master.gradients_from_model()
         assert mixed.weight.grad is None
         for optimizer in optimizers:
             optimizer.step()
-        master.publish()
+        master.weights_to_model()
     assert pure.weight.item() == 1.0
     assert mixed.weight.item() == pytest.approx(0.9, abs=2**-9)
     assert master.parameters[0].item() == pytest.approx(0.9, abs=1e-4)
+
+
+def bf16_run(folder, *, stop: int | None = None, resume: bool = False, masters: bool = True) -> list[torch.Tensor]:
+    """Twenty steps of AdamW on a BF16 model; saved and left at `stop`, or taken up there, with the masters or not."""
+    model = small_model().bfloat16()
+    master = MasterWeights(model)
+    optimizer = torch.optim.AdamW(master.parameters, lr=1e-3)
+    if resume:
+        saved = torch.load(folder / "run.pt", weights_only=True)
+        model.load_state_dict(saved["model"])
+        master = MasterWeights(model)
+        optimizer = torch.optim.AdamW(master.parameters, lr=1e-3)
+        optimizer.load_state_dict(saved["optimizer"])
+        if masters:
+            master.load_state_dict(saved["masters"])
+    for step in range(10 if resume else 0, 20 if stop is None else stop):
+        x = torch.randn(5, 8, generator=torch.Generator().manual_seed(step)).bfloat16()
+        model(x).float().square().mean().backward()
+        master.gradients_from_model()
+        optimizer.step()
+        master.weights_to_model()
+    run = {"model": model.state_dict(), "masters": master.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(run, folder / "run.pt")
+    return [*master.parameters, *model.parameters()]
+
+
+def test_a_resumed_run_goes_on_bit_for_bit_with_its_masters_and_not_without(tmp_path):
+    whole = bf16_run(tmp_path)
+    bf16_run(tmp_path, stop=10)
+    assert all(map(torch.equal, bf16_run(tmp_path, resume=True), whole))
+    bf16_run(tmp_path, stop=10)
+    assert not all(map(torch.equal, bf16_run(tmp_path, resume=True, masters=False), whole))
+
+
+def test_master_weights_of_another_model_are_refused_and_change_nothing():
+    master, before = MasterWeights(small_model()), MasterWeights(small_model()).state_dict()
+    for state, names in [
+        ({**before, "0.weight": torch.zeros(2, 3)}, r"0\.weight is \[2, 3\] there, \[16, 8\] here"),
+        ({"0.weight": before["0.weight"]}, r"0\.bias is absent there, \[16\] here; 2\.weight"),
+        ({**before, "head.bias": torch.zeros(3)}, r"head\.bias is \[3\] there, absent here"),
+    ]:
+        with pytest.raises(ValueError, match=names):
+            master.load_state_dict(state)
+        assert all(map(torch.equal, master.state_dict().values(), before.values()))
 
 
 @pytest.mark.parametrize(("dtype", "fmt"), [(torch.float8_e4m3fn, FP8_E4M3), (torch.float8_e5m2, FP8_E5M2)])

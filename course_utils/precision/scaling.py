@@ -5,7 +5,7 @@ Sources: Micikevicius et al. 2017 (loss scaling, master weights) and 2022 (FP8: 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,25 +67,48 @@ class LossScaler:
 class MasterWeights:
     """FP32 copies of a 16-bit model's parameters. The optimizer works on the copies; the model gets them back rounded.
 
+    A checkpoint needs :meth:`state_dict` beside the model and the optimizer. Copies made anew from the 16-bit model
+    would lack the bits that rounding took, which are all that small updates have changed.
+
     Args:
         model: a module whose parameters are in FP16 or BF16.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model_parameters = [p for p in model.parameters() if p.requires_grad]
-        self.parameters = [nn.Parameter(p.detach().float()) for p in self.model_parameters]
+        self.of_model = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.parameters = [nn.Parameter(p.detach().float()) for p in self.of_model.values()]
 
-    def take_gradients(self) -> None:
+    def gradients_from_model(self) -> None:
         """Move the model's gradients into the copies, in FP32, and clear them in the model."""
-        for master, parameter in zip(self.parameters, self.model_parameters, strict=True):
+        for master, parameter in zip(self.parameters, self.of_model.values(), strict=True):
             master.grad = None if parameter.grad is None else parameter.grad.float()
             parameter.grad = None
 
     @torch.no_grad()
-    def publish(self) -> None:
+    def weights_to_model(self) -> None:
         """Round the copies into the model, after ``optimizer.step()``."""
-        for master, parameter in zip(self.parameters, self.model_parameters, strict=True):
+        for master, parameter in zip(self.parameters, self.of_model.values(), strict=True):
             parameter.copy_(master)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The copies, FP32, by the names of the model's parameters."""
+        return {name: master.detach() for name, master in zip(self.of_model, self.parameters, strict=True)}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore the copies in place, so that an optimizer keeps its hold on them, and round them into the model.
+
+        Raises:
+            ValueError: the names or shapes are not those of this model; nothing is changed then.
+        """
+        here = self.state_dict()
+        wrong = [name for name in {**here, **state} if _shape(here, name) != _shape(state, name)]
+        if wrong:
+            few = "; ".join(f"{name} is {_shape(state, name)} there, {_shape(here, name)} here" for name in wrong[:3])
+            raise ValueError(f"these master weights are of another model ({few}): build the model that was saved")
+        for name, master in here.items():
+            master.copy_(state[name])
+        self.weights_to_model()
 
 
 def round_stochastically(x: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -152,3 +175,7 @@ def use_float8(model: nn.Module, *, skip: tuple[str, ...] = ()) -> nn.Module:
         if type(module) is nn.Linear and name not in skip:
             module.__class__ = Float8Linear  # the same parameters, another forward
     return model
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> str:
+    return str(list(state[name].shape)) if name in state else "absent"
