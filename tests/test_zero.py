@@ -24,10 +24,10 @@ from course_utils.measure import Ledger
 from course_utils.models.vit import ViTConfig
 from course_utils.zero import cost as estimate
 from course_utils.zero import load_shards, save_shards, zero
+from course_utils.zero.checkpoint import SEAL
 from course_utils.zero.stage_3 import Stage3
-from course_utils.zero.stages_0_to_2 import Stage0, Stage2
-from course_utils.zero.step import Zero
-from course_utils.zero.trace import Event
+from course_utils.zero.stages import Stage2, Zero
+from course_utils.zero.trace import UnitEvent, UnitTrace
 from course_utils.zero.units import Unit, all_gather
 
 ADAMW = functools.partial(torch.optim.AdamW, lr=0.01)
@@ -147,7 +147,6 @@ def test_takes_the_steps_of_ddp(ranks: int) -> None:
 
     for result in launch(run, ranks):
         assert len(result) == (11 if ranks == 2 else 7)
-        assert len(result) == (11 if ranks == 2 else 7)
         for name, (losses, norms, weights, falls, clipped) in result.items():
             assert losses < 1e-6, name
             assert norms < 1e-5, name
@@ -222,12 +221,12 @@ def test_bytes_are_those_of_the_formulas(ranks: int) -> None:
         for precision, found in result.items():
             for setting in SETTINGS:
                 measured = found[str(setting)]
-                device, host = estimate.held(found["parameters"], ranks, precision=precision, **setting)
+                device, host = estimate.states_per_rank(found["parameters"], ranks, precision=precision, **setting)
                 assert measured["held"] == pytest.approx(device, rel=0.02), (precision, setting)
                 assert measured["host"] == pytest.approx(host, rel=0.02), (precision, setting)
                 # The count by hand also sees counters of steps and buffers of this test.
                 assert measured["live"] == pytest.approx(device.total + host.total, rel=0.02), (precision, setting)
-                sent = estimate.sent(found["parameters"], ranks, setting["stage"], precision=precision)
+                sent = estimate.sent_per_rank(found["parameters"], ranks, setting["stage"], precision=precision)
                 assert measured["sent"] == pytest.approx(sent, rel=0.02), (precision, setting)
 
 
@@ -245,7 +244,9 @@ def test_accumulation_costs_stage_2_and_3_traffic_and_the_others_none() -> None:
 
     for stage in estimate.STAGES:
         sent, size, share = launch(run, 2, stage)[0]
-        assert sent == pytest.approx(estimate.sent(size, 2, stage, precision="fp32", micro_batches=4), rel=0.02)
+        assert sent == pytest.approx(
+            estimate.sent_per_rank(size, 2, stage, precision="fp32", micro_batches=4), rel=0.02
+        )
         assert share == pytest.approx(1 if stage < 2 else 1 / 2, rel=0.02)
 
 
@@ -291,21 +292,22 @@ def check_properties(wrap: Callable[[nn.Module], Zero]) -> dict[str, bool]:
 class Unsharded(Stage3):
     """Parameters come and go as they should, but every rank keeps the optimizer's state of all."""
 
-    def _place(self, unit: Unit) -> None:
-        self.whole = {**getattr(self, "whole", {}), unit: unit.flat.clone()}
-        super()._place(unit)
+    def reshard(self, unit: Unit) -> None:
+        if not hasattr(unit, "whole"):
+            unit.whole = unit.flat.clone()  # type: ignore[attr-defined]
+        super().reshard(unit)
 
-    def weights_of(self, unit: Unit) -> Tensor:
-        return self.whole.get(unit, unit.flat)
+    def own_weights(self, unit: Unit) -> Tensor:
+        return getattr(unit, "whole", unit.flat)
 
-    def _reduced(self, unit: Unit) -> None:
+    def reshard_gradient(self, unit: Unit) -> None:
         assert unit.gradient is not None
         gathered = torch.empty_like(unit.gradient)
-        all_gather(gathered, unit.gradient[unit.mine].clone())
+        all_gather(gathered, unit.gradient[unit.owned].clone())
         unit.gradient, unit.gradient_shard = None, gathered
 
-    def _publish(self, unit: Unit) -> None:
-        unit.shard.copy_(self.whole[unit][unit.mine])
+    def all_gather(self, unit: Unit) -> None:
+        unit.shard.copy_(self.own_weights(unit)[unit.owned])
 
 
 class Replicated(Stage2):
@@ -314,16 +316,23 @@ class Replicated(Stage2):
     stage = 3
 
 
-class NeverReleases(Stage3):
+class NeverReshards(Stage3):
     """Gathers, and keeps what it has gathered until the next step makes it stale."""
 
-    def _done(self, layer: nn.Module, direction: Any) -> None:
-        self._computing[layer].discard(direction)
+    at_rest = True
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        self.at_rest = False
+        return super().forward(*args, **kwargs)
+
+    def reshard(self, unit: Unit) -> None:
+        if self.at_rest:
+            super().reshard(unit)
 
     def step(self) -> float | None:
+        self.at_rest = True
         for unit in self.units:
-            if unit.is_here:
-                unit.release()
+            self.reshard(unit)
         return super().step()
 
 
@@ -334,8 +343,8 @@ def test_each_pretender_fails_the_property_that_it_lacks() -> None:
             "no prefetch": lambda module: zero(module, ADAMW, 3, prefetch=False),
             "unsharded optimizer": lambda module: Unsharded(module, ADAMW),
             "replicated": lambda module: Replicated(module, ADAMW),
-            "never releases": lambda module: NeverReleases(module, ADAMW),
-            "stage 0": lambda module: Stage0(module, ADAMW),
+            "never reshards": lambda module: NeverReshards(module, ADAMW),
+            "stage 0": lambda module: Zero(module, ADAMW),
         }
         return {name: check_properties(wrap) for name, wrap in wrappers.items()}
 
@@ -345,35 +354,54 @@ def test_each_pretender_fails_the_property_that_it_lacks() -> None:
         "no prefetch": set(),
         "unsharded optimizer": {"optimizer state is sharded", "weights are sharded at rest"},
         "replicated": {"weights are sharded at rest", "a few layers at a time"},
-        "never releases": {"a few layers at a time"},
+        "never reshards": {"a few layers at a time"},
         "stage 0": {"optimizer state is sharded", "weights are sharded at rest", "a few layers at a time"},
     }
 
 
-def test_prefetch_starts_a_gather_before_it_is_needed() -> None:
-    def run(prefetch: bool) -> list[Event]:
-        trace: list[Event] = []
-        model = zero(Plain(), ADAMW, 3, prefetch=prefetch, trace=trace)
-        for _ in range(2):
-            trace.clear()
-            model(torch.randn(2, 8)).square().mean().backward()
-            model.step()
-        return trace
+def traced_step(stage: int, prefetch: bool = True) -> list[UnitEvent]:
+    model = zero(Plain(), ADAMW, stage, prefetch=prefetch)
+    trace = UnitTrace(model)
+    for _ in range(2):
+        trace.clear()
+        model(torch.randn(2, 8)).square().mean().backward()
+        model.step()
+    return trace.events()
 
+
+def test_prefetch_starts_a_gather_before_it_is_needed() -> None:
     early = {}
     for prefetch in (True, False):
-        trace = launch(run, 2, prefetch)[0]
+        trace = launch(traced_step, 2, 3, prefetch)[0]
         for unit in [f"hidden.{number}" for number in range(6)]:
             own = [
-                event.kind for event in trace if event.unit == unit and event.kind in ("gather", "forward", "backward")
+                event.kind
+                for event in trace
+                if event.unit == unit and event.kind in ("all_gather", "forward", "backward")
             ]
-            assert sorted(own[:2]) == ["forward", "gather"]
-            assert sorted(own[2:]) == ["backward", "gather"]
+            assert sorted(own[:2]) == ["all_gather", "forward"]
+            assert sorted(own[2:]) == ["all_gather", "backward"]
         events = [(event.kind, event.unit) for event in trace]
         early[prefetch] = [
-            events.index(("gather", f"hidden.{k + 1}")) < events.index(("release", f"hidden.{k}")) for k in range(5)
+            events.index(("all_gather", f"hidden.{k + 1}")) < events.index(("reshard", f"hidden.{k}")) for k in range(5)
         ]
     assert early == {True: [True] * 5, False: [False] * 5}
+
+
+def test_a_trace_tells_every_collective_and_the_bytes_of_its_moment() -> None:
+    once = {"reduce": 1, "reduced": 1, "step": 1}
+    sent = {"all_gather": 1, "all_gathered": 1}
+    expected = {0: once, 1: once | sent, 2: once | sent}
+    expected[3] = once | {"all_gather": 2, "all_gathered": 2, "reshard": 2, "forward": 1, "backward": 1}
+    for stage, kinds in expected.items():
+        trace = launch(traced_step, 2, stage)[0]
+        own = [event for event in trace if event.unit == "hidden.2"]
+        assert {kind: sum(event.kind == kind for event in own) for kind in {e.kind for e in own}} == kinds
+        at = {event.kind: event.time for event in own}
+        assert at["reduce"] < at["reduced"]
+        most, least = (pick(event.parameters for event in trace) for pick in (max, min))
+        assert (most > 1.2 * least) == (stage == 3)  # weights come and go in stage 3 alone
+        assert max(event.gradients for event in trace) > 0
 
 
 # Checkpoints --------------------------------------------------------------------------------------------------------
@@ -402,6 +430,31 @@ def test_a_checkpoint_goes_on_at_other_world_sizes_and_stages(tmp_path: Path) ->
         assert difference(losses, expected) < 1e-6, (ranks, stage)
     launch(run, 1, "four", 3, "one", 1)  # and back to more
     assert difference(launch(run, 4, "one", 3, None, 3)[0][0], expected[1:]) < 1e-6
+
+
+def test_files_of_the_first_format_load(tmp_path: Path) -> None:
+    """Written here by hand, as save_shards has always written them: a Linear of 6 + 2 numbers, saved by two ranks."""
+    weights, moments = torch.arange(8.0), torch.arange(8.0) / 8
+    layout = [{"trained": True, "shapes": {"weight": [2, 3], "bias": [2]}}]
+    tree = {"run": "a", "step": 5, "layout": layout, "groups": [{"lr": 0.25}]}
+    (tmp_path / "old").mkdir()
+    for rank in range(2):
+        half = slice(4 * rank, 4 * rank + 4)
+        tensors = {"0.weights": weights[half], "0.exp_avg": moments[half], "0.exp_avg_sq": moments[half] ** 2}
+        SEAL.write(tmp_path / "old" / f"rank-{rank}-of-2.safetensors", tree, tensors | {"0.step": torch.tensor(5.0)})
+
+    def run() -> None:
+        model = zero(nn.Linear(3, 2), ADAMW, 2)
+        assert load_shards(tmp_path / "old", model) == 5
+        state = model.full_state_dict()
+        assert torch.equal(torch.cat([state["weight"].flatten(), state["bias"]]), weights)
+        entry = model.optimizer.state[model.units[0].master]
+        assert torch.equal(entry["exp_avg"], moments[model.units[0].owned])
+        assert torch.equal(entry["exp_avg_sq"], moments[model.units[0].owned] ** 2)
+        assert (entry["step"], model.optimizer.param_groups[0]["lr"]) == (5, 0.25)
+
+    for ranks in (1, 2, 4):
+        launch(run, ranks)
 
 
 def test_a_bad_checkpoint_is_named_and_changes_nothing(tmp_path: Path) -> None:
@@ -448,16 +501,20 @@ def test_a_bad_checkpoint_is_named_and_changes_nothing(tmp_path: Path) -> None:
         expect("model", lambda: load_shards(tmp_path / "other", model))
         return told
 
-    shard = "good/rank-1-of-2.safetensors"
     first, second = launch(run, 2)
-    assert "good is there already: give each checkpoint its own folder" in first["there"]
-    assert "none is no checkpoint of save_shards" in first["nothing"]
-    assert f"{shard} is damaged (its SHA-256" in first["bits"]
-    assert "bytes) is truncated or no shard" in first["short"]
-    assert f"{shard} is from another run than the first file" in first["foreign"]
-    assert f"there is no shard {tmp_path}/{shard}" in first["missing"]
-    assert "first difference" in first["layers"]
-    assert "is of another model; first difference" in first["model"]
+    named = dict.fromkeys(("bits", "short", "foreign", "missing"), "good/rank-1-of-2.safetensors")
+    named |= {"there": "good is there already", "nothing": "none is no checkpoint"}
+    named |= {"layers": "first difference", "model": "first difference"}
+    assert first.keys() == named.keys()
+    for case, words in named.items():
+        assert words in first[case], case
+    for case, words in {
+        "bits": "SHA-256",
+        "short": "truncated",
+        "foreign": "another run",
+        "missing": "no shard",
+    }.items():
+        assert words in first[case], case
     assert second == first
     assert first["there"].startswith("rank 0: ")
 
@@ -484,7 +541,7 @@ def test_recomputation_evaluation_and_failures_leave_a_released_model() -> None:
                 model(x)
             with contextlib.suppress(RuntimeError):
                 model(torch.randn(4, 9))  # 8 expected
-            released.append(not any(unit.is_here for unit in model.units))
+            released.append(not any(unit.is_unsharded for unit in model.units))
             model(x).square().mean().backward()  # and it still works
             model.step()
         return [abs(norms[0] - norms[1]) < 1e-6, *released]
@@ -540,6 +597,7 @@ def test_wrong_use_is_told() -> None:
 
         expect("stage", lambda: zero(Plain(), ADAMW, 4))
         expect("precision", lambda: zero(Plain(), ADAMW, 1, precision="fp8"))  # type: ignore[arg-type]
+        expect("fp16", lambda: zero(Plain(), ADAMW, 1, precision="fp16"))
         expect("offload", lambda: zero(Plain(), ADAMW, 0, offload=True))
         expect("optimizer", lambda: zero(Plain(), torch.optim.SGD(Plain().parameters(), lr=1), 1))  # type: ignore[arg-type]
         expect("clip", lambda: zero(Plain(), ADAMW, 1, clip=0.0))
@@ -559,20 +617,21 @@ def test_wrong_use_is_told() -> None:
         expect("unfrozen", lambda: one_step(model, model.accumulating, 1))
         return told
 
-    expected = {
-        "stage": "stage 4 does not exist",
-        "precision": "precision 'fp8' is unknown: choose 'fp32' or 'bf16'",
-        "offload": "choose stage 1 or more",
-        "optimizer": "optimizer is SGD: give what makes one from this rank's shards",
-        "clip": "clip is 0.0: a norm above 0",
-        "double": "first.weight is float64: give the module in float32",
-        "frozen": "no parameter requires a gradient",
-        "twice": "wrapped by zero() already",
-        "layers": "Linear is no layer inside the module",
-        "step": "step() has no averaged gradient",
-        "accumulating": "step() has no averaged gradient",
-        "backward": "averaged already: call step() before the next backward",
-        "unfrozen": "frozen.weight was unfrozen after zero() was called",
+    expected = {  # what was wrong, by its name or value, must be in the sentence
+        "stage": "stage 4",
+        "precision": "fp8",
+        "fp16": "loss scale",
+        "offload": "stage 0",
+        "optimizer": "SGD",
+        "clip": "0.0",
+        "double": "first.weight is float64",
+        "frozen": "no parameter",
+        "twice": "already",
+        "layers": "Linear is no layer",
+        "step": "no averaged gradient",
+        "accumulating": "no averaged gradient",
+        "backward": "averaged already",
+        "unfrozen": "frozen.weight",
     }
     told = launch(run, 1)[0]
     assert told.keys() == expected.keys()

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from course_utils.launch import agree
 from course_utils.sealed import Seal
-from course_utils.zero.step import Zero
+from course_utils.zero.stages import Zero
 from course_utils.zero.units import Unit
 
 Tensors = dict[str, Tensor]
@@ -76,7 +76,7 @@ def load_shards(folder: str | Path, model: Zero) -> int:
     tree, loaded = agree(lambda: _read(Path(folder), model), model.group)
     with torch.no_grad():
         for number, unit in enumerate(model.units):
-            (model.weights_of(unit) if unit.master is None else unit.master).copy_(loaded[f"{number}.weights"])
+            (model.own_weights(unit) if unit.master is None else unit.master).copy_(loaded[f"{number}.weights"])
         for name, buffer in model.module.named_buffers():
             buffer.copy_(loaded[f"buffer.{name}"])
     state = {
@@ -92,7 +92,7 @@ def load_shards(folder: str | Path, model: Zero) -> int:
     model.optimizer.load_state_dict(
         {"state": {i: entry for i, entry in state.items() if entry}, "param_groups": groups}
     )
-    model.publish_weights()
+    model.send_weights()
     return int(tree["step"])
 
 
@@ -109,8 +109,8 @@ def _parts(model: Zero) -> Tensors:
 
 
 def _nth(unit: Unit, tensor: Tensor) -> Tensor:
-    """This rank's part of a whole vector; a part already, or a counter of steps, is left as it is."""
-    return tensor[unit.mine] if tensor.shape == unit.flat.shape else tensor
+    """This rank's shard of a whole vector; a shard already, or a counter of steps, is left as it is."""
+    return tensor[unit.owned] if tensor.shape == unit.flat.shape else tensor
 
 
 def _read(folder: Path, model: Zero) -> tuple[Any, Tensors]:
@@ -145,9 +145,9 @@ def _read(folder: Path, model: Zero) -> tuple[Any, Tensors]:
 
 def _span(unit: Unit, key: str, model: Zero) -> tuple[int, int]:
     """From where to where in the unit's vector this rank needs a thing: all of it, or its N-th."""
-    target = model.weights_of(unit) if unit.master is None else unit.master
+    target = model.own_weights(unit) if unit.master is None else unit.master
     whole = target.numel() == unit.flat.numel()
-    return (0, unit.flat.numel()) if whole else (unit.mine.start, unit.mine.stop)
+    return (0, unit.flat.numel()) if whole else (unit.owned.start, unit.owned.stop)
 
 
 def _layout(model: Zero) -> list[dict[str, Any]]:

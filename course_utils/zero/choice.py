@@ -1,4 +1,4 @@
-"""Which ZeRO to choose: bytes on a device and seconds of a step for each setting, from the figures of a machine.
+"""Which ZeRO to choose: bytes on a device and seconds of a step for each choice, from the figures of a machine.
 
 The seconds are an upper bound: nothing overlaps. Weights and gradients are BF16; Adam keeps 12 bytes a parameter.
 
@@ -11,13 +11,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from course_utils.measure.communication import all_gather_bytes
-from course_utils.zero.cost import held
+from course_utils.zero.cost import states_per_rank
 
 # Adam reads a gradient, a master weight and two moments, and writes these three and the weight: 2 + 12 + 12 + 2.
 UPDATE_BYTES = 28
 
 
-class Setting(NamedTuple):
+class Choice(NamedTuple):
     """A stage, and what waits on the host."""
 
     name: str
@@ -26,13 +26,13 @@ class Setting(NamedTuple):
     offload_parameters: bool = False
 
 
-SETTINGS = (
-    Setting("0", 0),
-    Setting("1", 1),
-    Setting("2", 2),
-    Setting("2 + offload", 2, True),
-    Setting("3", 3),
-    Setting("3 + offloads", 3, True, True),
+CHOICES = (
+    Choice("0", 0),
+    Choice("1", 1),
+    Choice("2", 2),
+    Choice("2 + offload", 2, True),
+    Choice("3", 3),
+    Choice("3 + offloads", 3, True, True),
 )
 
 
@@ -58,7 +58,7 @@ class Machine(NamedTuple):
     host: float
 
 
-class Step(NamedTuple):
+class Seconds(NamedTuple):
     """Seconds of one step, by what they go into."""
 
     compute: float
@@ -71,38 +71,38 @@ class Step(NamedTuple):
         return sum(self)
 
 
-def states(setting: Setting, parameters: float, ranks: int) -> tuple[float, float]:
+def states(choice: Choice, parameters: float, ranks: int) -> tuple[float, float]:
     """Bytes of a rank's model states between two passes: on its device, and on the host."""
-    device, host = held(parameters, ranks, setting.stage, offload=setting.offload_optimizer)
-    moved = device.parameters if setting.offload_parameters else 0.0
+    device, host = states_per_rank(parameters, ranks, choice.stage, offload=choice.offload_optimizer)
+    moved = device.parameters if choice.offload_parameters else 0.0
     return device.total - moved, host.total + moved
 
 
-def step(setting: Setting, parameters: float, ranks: int, tokens: float, machine: Machine) -> Step:
+def step(choice: Choice, parameters: float, ranks: int, tokens: float, machine: Machine) -> Seconds:
     """How long one step takes.
 
     Args:
         tokens: that one rank sees in a step; each costs 6 operations for each parameter.
     """
-    passes = 3 if setting.stage == 3 else 2  # times that the model's 16-bit bytes go round the ring
+    passes = 3 if choice.stage == 3 else 2  # times that the model's 16-bit bytes go round the ring
     link = passes * all_gather_bytes(2 * parameters, ranks) / machine.link
-    share = parameters / (ranks if setting.stage else 1)
+    share = parameters / (ranks if choice.stage else 1)
     moved = 0.0
-    if setting.offload_optimizer:
+    if choice.offload_optimizer:
         moved += 2 * share  # gradients down
-        moved += 2 * share if not setting.offload_parameters else 0.0  # new weights up
-    if setting.offload_parameters:
+        moved += 2 * share if not choice.offload_parameters else 0.0  # new weights up
+    if choice.offload_parameters:
         moved += 2 * 2 * share  # the shard up, for forward and for backward; new weights stay down
-    update = UPDATE_BYTES * share / (machine.host if setting.offload_optimizer else machine.device)
-    return Step(6 * parameters * tokens / machine.flops, link, moved / machine.host_link, update)
+    update = UPDATE_BYTES * share / (machine.host if choice.offload_optimizer else machine.device)
+    return Seconds(6 * parameters * tokens / machine.flops, link, moved / machine.host_link, update)
 
 
-def choose(parameters: float, ranks: int, tokens: float, machine: Machine) -> Setting | None:
-    """The fastest setting whose model states fit, the lower stage of equals; None when none fits."""
+def choose(parameters: float, ranks: int, tokens: float, machine: Machine) -> Choice | None:
+    """The fastest choice whose model states fit, the lower stage of equals; None when none fits."""
 
-    def fits(setting: Setting) -> bool:
-        device, host = states(setting, parameters, ranks)
+    def fits(choice: Choice) -> bool:
+        device, host = states(choice, parameters, ranks)
         return device <= machine.memory and host <= machine.host_memory
 
-    possible = filter(fits, SETTINGS)
-    return min(possible, key=lambda s: step(s, parameters, ranks, tokens, machine).total, default=None)
+    possible = filter(fits, CHOICES)
+    return min(possible, key=lambda c: step(c, parameters, ranks, tokens, machine).total, default=None)

@@ -6,14 +6,14 @@ Ren et al. 2021, ZeRO-Offload, arXiv:2101.06840 (what lies in host memory).
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from course_utils.measure.communication import all_gather_bytes, reduce_scatter_bytes
-from course_utils.plan.memory import FP32_ADAM, MASTER_ADAM, Ledger
+from course_utils.plan.memory import FP32_ADAM, MASTER_ADAM
+from course_utils.precision import Precision
 
 STAGES = (0, 1, 2, 3)
-Precision = Literal["fp32", "bf16"]
-LEDGERS: dict[str, Ledger] = {"fp32": FP32_ADAM, "bf16": MASTER_ADAM}
+PER_PARAMETER = {"fp32": FP32_ADAM, "bf16": MASTER_ADAM, "fp16": MASTER_ADAM}
 
 
 class States(NamedTuple):
@@ -29,7 +29,7 @@ class States(NamedTuple):
         return sum(self)
 
 
-def held(
+def states_per_rank(
     parameters: float, ranks: int, stage: int, *, precision: Precision = "bf16", offload: bool = False
 ) -> tuple[States, States]:
     """What one rank holds between backward and step: on its device, and in host memory.
@@ -42,24 +42,21 @@ def held(
     Raises:
         ValueError: no such stage or precision, fewer than one rank, or offload with stage 0.
     """
-    ledger = _ledger(precision)
-    if stage not in STAGES:
-        raise ValueError(f"stage {stage!r} does not exist: choose 0, 1, 2 or 3")
-    if ranks < 1:
-        raise ValueError(f"{ranks} ranks: a group has at least one")
+    _check(precision, stage, ranks)
     if offload and stage == 0:
         raise ValueError("offload moves a rank's shard to its host, and stage 0 has none: choose stage 1, 2 or 3")
-    weights = ledger.weights * parameters / (ranks if stage >= 3 else 1)
-    gradients = ledger.gradients * parameters / (ranks if stage >= 2 else 1)
+    each = PER_PARAMETER[precision]
+    weights = each.weights * parameters / (ranks if stage >= 3 else 1)
+    gradients = each.gradients * parameters / (ranks if stage >= 2 else 1)
     share = parameters / (ranks if stage >= 1 else 1)
-    masters, moments = ledger.master_weights * share, ledger.moments * share
+    masters, moments = each.master_weights * share, each.moments * share
     if not offload:
         return States(weights, gradients, masters, moments), States(0, 0, 0, 0)
     moved = gradients if stage >= 2 else 0
     return States(weights, gradients - moved, 0, 0), States(0, moved, 4 * share, moments)
 
 
-def sent(
+def sent_per_rank(
     parameters: float, ranks: int, stage: int, *, precision: Precision = "bf16", micro_batches: int = 1
 ) -> dict[str, float]:
     """Bytes that one rank sends in one step, by collective: with S the bytes of all gradients, as of all weights.
@@ -72,28 +69,24 @@ def sent(
         micro_batches: of one step. Stages 0 and 1 add gradients up before they are sent, once. Stage 2 keeps no whole
             gradients and reduces in every micro-batch; stage 3 also gathers in every one.
     """
-    size = _ledger(precision).weights * parameters
+    _check(precision, stage, ranks)
+    size = PER_PARAMETER[precision].weights * parameters
     gather, scatter = all_gather_bytes(size, ranks), reduce_scatter_bytes(size, ranks)
-    match stage:
-        case 0:
-            return {"all_reduce": scatter + gather}
-        case 1:
-            return {"reduce_scatter": scatter, "all_gather": gather}
-        case 2:
-            return {"reduce_scatter": micro_batches * scatter, "all_gather": gather}
-        case 3:
-            return {"reduce_scatter": micro_batches * scatter, "all_gather": 2 * micro_batches * gather}
-        case _:
-            raise ValueError(f"stage {stage!r} does not exist: choose 0, 1, 2 or 3")
+    if stage == 0:
+        return {"all_reduce": scatter + gather}
+    times = micro_batches if stage >= 2 else 1
+    return {"reduce_scatter": times * scatter, "all_gather": (2 * micro_batches if stage == 3 else 1) * gather}
 
 
 def break_even_ranks(precision: Precision = "bf16") -> float:
     """From how many ranks on stage 3 holds no more on a device than stage 2 with offload: 16 P / N against 2 P."""
-    ledger = _ledger(precision)
-    return ledger.total / ledger.weights
+    return PER_PARAMETER[precision].total / PER_PARAMETER[precision].weights
 
 
-def _ledger(precision: str) -> Ledger:
-    if precision not in LEDGERS:
-        raise ValueError(f"precision {precision!r} is unknown: choose {' or '.join(map(repr, LEDGERS))}")
-    return LEDGERS[precision]
+def _check(precision: str, stage: int, ranks: int) -> None:
+    if precision not in PER_PARAMETER:
+        raise ValueError(f"precision {precision!r} is unknown: choose {', '.join(map(repr, PER_PARAMETER))}")
+    if stage not in STAGES:
+        raise ValueError(f"stage {stage!r} does not exist: choose 0, 1, 2 or 3")
+    if ranks < 1:
+        raise ValueError(f"{ranks} ranks: a group has at least one")

@@ -1,4 +1,4 @@
-"""ZeRO's stage 3: each rank keeps an N-th of the weights, and borrows a layer's others for as long as it computes."""
+"""ZeRO's stage 3: each rank keeps a shard of the weights, and unshards a layer for as long as it computes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import register_multi_grad_hook
 from torch.utils._pytree import tree_leaves
 
-from course_utils.zero.stages_0_to_2 import Stage2
+from course_utils.zero.stages import Stage2
 from course_utils.zero.units import Unit
 
 Direction = Literal["forward", "backward"]
@@ -32,18 +32,44 @@ class Stage3(Stage2):
     def __init__(self, module: nn.Module, *args: Any, prefetch: bool = True, **kwargs: Any) -> None:
         super().__init__(module, *args, **kwargs)
         self.prefetch = prefetch
-        self._computing: dict[nn.Module, set[Direction]] = {layer: set() for layer in self.layers}
+        self._computing: dict[nn.Module, set[Direction]] = {layer: set() for layer in (module, *self.layers)}
         self._expected = [layer for layer in self.layers if layer is not module]  # in the next forward
         self._passed: list[nn.Module] = []  # by forward, and not yet by backward
         for layer in self._expected:
             layer.register_forward_pre_hook(self._before_forward, with_kwargs=True)
             layer.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True)
 
-    def _place(self, unit: Unit) -> None:
-        unit.give_away()
+    def reshard(self, unit: Unit) -> None:
+        unit.reshard()
 
-    def _publish(self, unit: Unit) -> None:
-        """Whoever needs the new weights will gather them."""
+    def unshard(self, unit: Unit) -> None:
+        """Start to gather the unit's weights."""
+        unit.unshard(self.group)
+
+    def all_gather(self, unit: Unit) -> None:
+        """Nothing is sent after the step: each layer gathers its new weights when it needs them."""
+
+    def begin(self, layer: nn.Module, direction: Direction) -> None:
+        """Have the layer's weights, and let the next layer's come while it computes."""
+        self._computing[layer].add(direction)
+        self._start_unshard(layer)
+        for unit in self.layers.get(layer, []):
+            unit.wait_for_unshard()
+        if following := self._next(layer, direction):
+            self._start_unshard(following)
+
+    def _start_unshard(self, layer: nn.Module) -> None:
+        for unit in self.layers.get(layer, []):
+            if not unit.is_unsharded:
+                self.unshard(unit)
+
+    def end(self, layer: nn.Module, direction: Direction) -> None:
+        """Free the layer's weights, unless the other direction needs them."""
+        self._computing[layer].discard(direction)
+        if not self._computing[layer]:
+            for unit in self.layers.get(layer, []):
+                if unit.is_unsharded:
+                    self.reshard(unit)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self._passed = []
@@ -54,41 +80,30 @@ class Stage3(Stage2):
             self._expected = list(self._passed)
         finally:
             self._after_forward(self.module, (), {}, output)
-            self._release_unused()
+            for layer in self._computing:  # also what was gathered for a layer that did not come
+                self.end(layer, "forward")
         return output
 
     def _before_forward(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self._need(layer, "forward")
+        self.begin(layer, "forward")
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.requires_grad]
         if inputs and torch.is_grad_enabled():
-            register_multi_grad_hook(inputs, lambda _: self._done(layer, "backward"))
+            register_multi_grad_hook(inputs, lambda _: self.end(layer, "backward"))
 
     def _after_forward(self, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         outputs = [t for t in tree_leaves(output) if isinstance(t, Tensor) and t.requires_grad]
         if outputs:
             register_multi_grad_hook(outputs, lambda _: self._before_backward(layer), mode="any")
-        self._done(layer, "forward")
+        self.end(layer, "forward")
 
     def _before_backward(self, layer: nn.Module) -> None:
         self._begin_backward()
-        self._need(layer, "backward")
+        self.begin(layer, "backward")
 
-    def _need(self, layer: nn.Module, direction: Direction) -> None:
-        """Have the layer's weights, and let the next layer's come while it computes."""
-        self._computing[layer].add(direction)
-        self._gather(layer)
-        for unit in self.layers.get(layer, []):
-            unit.show()
-            self._trace.note(direction, unit)
-        if following := self._next(layer, direction):
-            self._gather(following)
-
-    def _gather(self, layer: nn.Module) -> None:
-        for unit in self.layers.get(layer, []):
-            if not unit.is_here:
-                self._trace.note("gather", unit)
-                unit.take_back(self.group)
-                self._trace.note_end("gathered", unit, unit.gathering)
+    def _end_backward(self) -> None:
+        for layer in self._computing:
+            self.end(layer, "backward")
+        super()._end_backward()
 
     def _next(self, layer: nn.Module, direction: Direction) -> nn.Module | None:
         """The layer to prefetch: in forward as in the last one, in backward the one before."""
@@ -103,22 +118,3 @@ class Stage3(Stage2):
         else:
             upcoming = []
         return upcoming[0] if upcoming and self.prefetch else None
-
-    def _done(self, layer: nn.Module, direction: Direction) -> None:
-        """Release the layer's weights, unless the other direction needs them."""
-        self._computing[layer].discard(direction)
-        if not self._computing[layer]:
-            for unit in self.layers.get(layer, []):
-                if unit.is_here:
-                    unit.release()
-                    self._trace.note("release", unit)
-
-    def _end_backward(self) -> None:
-        for layer in self.layers:
-            self._done(layer, "backward")
-        super()._end_backward()
-
-    def _release_unused(self) -> None:
-        """What was gathered for a layer that did not come."""
-        for layer in self.layers:
-            self._done(layer, "forward")

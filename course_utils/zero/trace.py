@@ -1,26 +1,26 @@
-"""What a rank holds under ZeRO, and what happened when: for tables, figures and tests."""
+"""What happens to the units of a ZeRO model, and when: seen from outside, for figures and tests."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
-import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import nn, optim
 
-from course_utils.measure.ledger import Held
+from course_utils.zero.stage_3 import Stage3
+from course_utils.zero.stages import Zero
 from course_utils.zero.units import Unit
 
 
-class Event(NamedTuple):
+class UnitEvent(NamedTuple):
     """Something that happened to a unit, at ``time`` (seconds of ``time.perf_counter``), and the bytes held then.
 
-    ``gather``, ``reduce``: a collective starts; ``gathered``, ``reduced``, ``published``: it has ended;
-    ``forward``, ``backward``: stage 3 has the weights and computes with them; ``release``: they are gone again;
-    ``step``: the optimizer has updated this rank's part.
+    ``all_gather``, ``reduce``: a collective starts; ``all_gathered``, ``reduced``: it has ended; ``forward``,
+    ``backward``: stage 3 has the weights and computes with them; ``reshard``: they are freed again; ``step``: the
+    optimizer has updated this rank's part.
     """
 
     kind: str
@@ -30,72 +30,87 @@ class Event(NamedTuple):
     gradients: int
 
 
-class Trace:
-    """Adds events to a list, if there is one; for the end of each collective a thread waits, to see the very moment."""
+class UnitTrace:
+    """Notes the events of a model's units from now on. The model's code knows nothing of it: its methods are wrapped.
 
-    def __init__(self, events: list[Event] | None, held: Callable[[], Held]) -> None:
-        self._events = events
-        self._held = held
+    For the end of each collective a thread waits, to see the very moment.
+    """
+
+    def __init__(self, model: Zero) -> None:
+        self._model = model
+        self._events: list[UnitEvent] = []
         self._waiting: list[threading.Thread] = []
-        self._last = 0, 0
+        self._held = 0, 0
+        _wrap(
+            model,
+            "reduce",
+            before=lambda unit: self._note("reduce", unit),
+            after=lambda unit: self._note_end("reduced", unit, unit.reducing),
+        )
+        for unit in model.units:
+            self._watch(unit)
+        if isinstance(model, Stage3):
+            _wrap(model, "begin", after=self._begin)
+        model.optimizer.register_step_post_hook(self._step)
 
-    def note(self, kind: str, unit: Unit) -> None:
-        if self._events is not None:
-            held = self._held()
-            self._last = held.parameters, held.gradients
-            self._events.append(Event(kind, unit.name, time.perf_counter(), *self._last))
+    def _watch(self, unit: Unit) -> None:
+        _wrap(
+            unit,
+            "all_gather",
+            before=lambda group: self._note("all_gather", unit),
+            after=lambda group: self._note_end("all_gathered", unit, unit.gathering),
+        )
+        _wrap(unit, "reshard", after=lambda: self._note("reshard", unit))
 
-    def note_end(self, kind: str, unit: Unit, work: dist.Work | None) -> None:
-        if self._events is not None and work is not None:
+    def events(self) -> list[UnitEvent]:
+        """What was noted so far, in order; waits for the collectives that have started."""
+        while self._waiting:
+            self._waiting.pop().join()
+        return sorted(self._events, key=lambda event: event.time)
+
+    def clear(self) -> None:
+        """Forget what was noted."""
+        self.events()
+        self._events.clear()
+
+    def _begin(self, layer: nn.Module, direction: str) -> None:
+        for unit in self._model.layers.get(layer, []):
+            self._note(direction, unit)
+
+    def _step(self, optimizer: optim.Optimizer, *_: Any) -> None:
+        for unit in self._model.trained:
+            if unit.master is not None and unit.master.grad is not None:
+                self._note("step", unit)
+
+    def _note(self, kind: str, unit: Unit) -> None:
+        held = self._model.held()
+        self._held = held.parameters, held.gradients
+        self._events.append(UnitEvent(kind, unit.name, time.perf_counter(), *self._held))
+
+    def _note_end(self, kind: str, unit: Unit, work: dist.Work | None) -> None:
+        if work is not None:
             thread = threading.Thread(target=self._wait_and_note, args=(kind, unit, work))
             thread.start()
             self._waiting.append(thread)
 
-    def wait(self) -> None:
-        """Until the ends of all collectives are noted."""
-        while self._waiting:
-            self._waiting.pop().join()
-
     def _wait_and_note(self, kind: str, unit: Unit, work: dist.Work) -> None:
-        work.wait()
-        assert self._events is not None  # its bytes are the last known: autograd may be changing gradients right now
-        self._events.append(Event(kind, unit.name, time.perf_counter(), *self._last))
+        work.wait()  # the bytes are the last known: autograd may be changing gradients right now
+        self._events.append(UnitEvent(kind, unit.name, time.perf_counter(), *self._held))
 
 
-def count(units: list[Unit], optimizer: torch.optim.Optimizer, offload: bool, on_host: bool) -> Held:
-    """Bytes of all storages of one place, each once, under the first thing that it is.
-
-    Master weights that are the weights themselves, as in FP32, therefore count as parameters. Counters of steps, one
-    number for each unit, are left out.
-    """
-    masters = [unit.master for unit in units if unit.master is not None]
-    state = optimizer.state.values()
-    updating: list[list[Tensor | None]] = [
-        [],
-        [unit.gradient_shard for unit in units] + [master.grad for master in masters],
-        [*masters],
-        [value for entry in state for value in entry.values() if isinstance(value, Tensor) and value.dim()],
-    ]
-    computing: list[list[Tensor | None]] = [
-        [t for unit in units for t in (unit.flat, unit.shard)],
-        [t for unit in units for t in (unit.gradient, *(p.grad for p in unit.parameters))],
-        [],
-        [],
-    ]
-    there = updating if on_host and offload else computing
-    if not on_host and not offload:
-        there = [a + b for a, b in zip(computing, updating, strict=True)]
-    if on_host and not offload:
-        there = [[], [], [], []]
-    seen: set[int] = set()
-    return Held(*(_bytes(tensors, seen) for tensors in there))
+def _nothing(*_: Any) -> None:
+    pass
 
 
-def _bytes(tensors: Iterable[Tensor | None], seen: set[int]) -> int:
-    """Of the storages behind these tensors that were not seen before."""
-    total = 0
-    for tensor in tensors:
-        if tensor is not None and tensor.untyped_storage()._cdata not in seen:
-            seen.add(tensor.untyped_storage()._cdata)
-            total += tensor.untyped_storage().nbytes()
-    return total
+def _wrap(
+    owner: object, name: str, *, before: Callable[..., None] = _nothing, after: Callable[..., None] = _nothing
+) -> None:
+    """Let an object's method call these two with its own arguments, when it begins and when it has ended."""
+    method = getattr(owner, name)
+
+    def wrapped(*args: Any) -> None:
+        before(*args)
+        method(*args)
+        after(*args)
+
+    setattr(owner, name, wrapped)

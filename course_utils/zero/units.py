@@ -1,7 +1,7 @@
-"""A layer's parameters as one flat vector that can be cut into equal shards, given away, and brought back.
+"""A layer's parameters as one flat vector in N equal shards: resharded, unsharded, and filled with gradients.
 
 ``N`` ranks, ``P`` numbers in a unit, padded with zeros so that ``N`` divides them. Rank ``r`` owns the ``r``-th of N
-equal parts, wherever that cuts through a matrix: nobody has to look at shapes to share the work evenly.
+equal shards, wherever that cuts through a matrix: nobody has to look at shapes to share the work evenly.
 
 Source: Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054; Zhao et al. 2023, PyTorch FSDP, arXiv:2304.11277 (flat units).
 """
@@ -15,22 +15,26 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from course_utils.measure import Held
+
 # torch 2.14 renamed both; the old names warn there.
 all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 reduce_scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
 
 
 class Unit:
-    """Parameters that are sent, gathered and released together: the trained or the frozen ones of a layer.
+    """Parameters that are sent, unsharded and resharded together: the trained or the frozen ones of a layer.
 
     Attributes:
         name: of the layer; ``""`` for what belongs to no layer.
         shapes: parameter's name -> its shape, in the order in which they lie in the vector.
-        flat: ``[padded]``, of which the parameters are views. Its storage is empty while the unit is released.
-        shard: ``[padded / N]``, this rank's own part of the weights: a view of ``flat``, until :meth:`give_away`.
+        flat: ``[padded]``, of which the parameters are views. Its storage is empty while the unit is resharded.
+        owned: which numbers of ``flat`` are this rank's shard.
+        shard: ``[padded / N]``, this rank's own part of the weights: a view of ``flat``, until :meth:`reshard`.
         gradient: ``[padded]``, this rank's gradients; None while there are none.
         gradient_shard: ``[padded / N]``, where a stage keeps no more than that.
         master: the FP32 weights that this rank's optimizer updates; None for frozen units.
+        waiting: parameters whose gradient has not come in this backward.
         gathering, reducing: the collectives under way, of weights and of gradients.
     """
 
@@ -40,29 +44,29 @@ class Unit:
         self.shapes = {key: p.shape for key, p in parameters.items()}
         self.trained = self.parameters[0].requires_grad
         self.size = sum(p.numel() for p in self.parameters)
-        self.part = -(-self.size // ranks)  # rounded up
-        self.mine = slice(rank * self.part, (rank + 1) * self.part)
+        length = -(-self.size // ranks)  # of a shard: rounded up
+        self.owned = slice(rank * length, (rank + 1) * length)
         ends = accumulate(p.numel() for p in self.parameters)
         self._places = {p: slice(end - p.numel(), end) for p, end in zip(self.parameters, ends, strict=True)}
-        flat = torch.zeros(self.part * ranks, device=self.parameters[0].device)
+        flat = torch.zeros(length * ranks, device=self.parameters[0].device)
         for p, view in zip(self.parameters, self.views(flat), strict=True):
             view.copy_(p.detach())
-        self.become(flat)
+        self.set_flat(flat)
         self.gradient: Tensor | None = None
         self.gradient_shard: Tensor | None = None
         self.master: nn.Parameter | None = None
-        self.waiting: set[Tensor] = set(self.parameters)  # for a gradient in this backward
+        self.waiting: set[Tensor] = set(self.parameters)
         self._gaps: set[nn.Parameter] = set()
         self.gathering: dist.Work | None = None
         self.reducing: dist.Work | None = None
 
-    def become(self, flat: Tensor) -> None:
-        """Let the parameters be views of another vector. They stay the same objects: no module, tie or hook notices."""
-        self.flat, self.shard = flat, flat[self.mine]
+    def set_flat(self, flat: Tensor) -> None:
+        """Let the parameters be views of this vector. They stay the same objects: no module, tie or hook notices."""
+        self.flat, self.shard = flat, flat[self.owned]
         self._bytes = flat.nbytes
-        self._show()
+        self._point_at_flat()
 
-    def _show(self) -> None:
+    def _point_at_flat(self) -> None:
         for p, view in zip(self.parameters, self.views(self.flat), strict=True):
             p.data = view
 
@@ -72,8 +76,8 @@ class Unit:
             flat[place].view(shape) for place, shape in zip(self._places.values(), self.shapes.values(), strict=True)
         ]
 
-    def put(self, parameter: nn.Parameter, share: float) -> None:
-        """Add a gradient, times ``share``, to the flat one, and let go of it."""
+    def accumulate(self, parameter: nn.Parameter, share: float) -> None:
+        """Add a parameter's gradient, times ``share``, to the flat one, and free it."""
         assert parameter.grad is not None
         if self.gradient is None:
             self.gradient = torch.empty_like(self.flat)
@@ -88,7 +92,7 @@ class Unit:
         self.waiting.discard(parameter)
 
     def fill_gaps(self) -> None:
-        """Where no gradient has come, and in the padding, there is zero."""
+        """Where no gradient has come, and in the padding, the flat gradient is zero."""
         if self.gradient is None:
             self.gradient = torch.zeros_like(self.flat)
             return
@@ -96,12 +100,12 @@ class Unit:
             self.gradient[self._places[parameter]].zero_()
         self.gradient[self.size :].zero_()
 
-    def gather(self, group: dist.ProcessGroup | None) -> None:
-        """Start to fill the whole vector from everybody's shards."""
+    def all_gather(self, group: dist.ProcessGroup | None) -> None:
+        """Start to fill the whole vector from all ranks' shards."""
         self.gathering = all_gather(self.flat, self.shard, group=group, async_op=True)
 
     def wait(self) -> None:
-        """Until the weights are complete."""
+        """Until the all-gather under way has ended."""
         if self.gathering is not None:
             self.gathering.wait()
             self.gathering = None
@@ -109,31 +113,28 @@ class Unit:
     # What stage 3 adds: weights that come and go ----------------------------------------------------------------------
 
     @property
-    def is_here(self) -> bool:
+    def is_unsharded(self) -> bool:
         """Whether the whole vector has memory: gathered, or about to be."""
         return self.flat.untyped_storage().nbytes() > 0
 
-    def give_away(self) -> None:
-        """Keep a copy of the own shard, and release the rest."""
-        self.shard = self.shard.clone()
-        self.release()
-
-    def take_back(self, group: dist.ProcessGroup | None) -> None:
-        """Make room, and start to gather."""
+    def unshard(self, group: dist.ProcessGroup | None) -> None:
+        """Make room for the whole vector, and start to gather it."""
         self.flat.untyped_storage().resize_(self._bytes)
-        self.gather(group)
+        self.all_gather(group)
 
-    def show(self) -> None:
-        """When the weights are complete: the parameters are views of them again."""
+    def wait_for_unshard(self) -> None:
+        """Until the weights are whole; from then on the parameters are views of them."""
         self.wait()
-        self._show()
+        self._point_at_flat()
 
-    def release(self) -> None:
-        """Free the memory of the vector. What autograd saved of it stays valid: it refers to the same storage.
+    def reshard(self) -> None:
+        """Keep this rank's shard, and free the vector. What autograd saved of it refers to the same storage.
 
         The parameters become empty, for a view of freed memory would crash the process that reads it.
         """
         self.wait()
+        if self.shard._base is self.flat:  # the first time: a shard that is a view would lose its memory too
+            self.shard = self.shard.clone()
         for p in self.parameters:
             p.data = p.data.new_empty(0)
         self.flat.untyped_storage().resize_(0)
@@ -182,3 +183,40 @@ def find_layers(module: nn.Module) -> list[nn.Module]:
         else:
             found += find_layers(child)
     return found
+
+
+def bytes_held(units: Iterable[Unit], optimizer: torch.optim.Optimizer, *, computing: bool, updating: bool) -> Held:
+    """Bytes of all storages, each once, under the first thing that it is; a freed storage counts nothing.
+
+    Master weights that are the weights themselves, as in FP32, therefore count as parameters. Counters of steps, one
+    number for each unit, are left out.
+
+    Args:
+        computing: count what forward and backward use.
+        updating: count what the optimizer uses.
+    """
+    parameters: list[Tensor | None] = []
+    gradients: list[Tensor | None] = []
+    masters: list[Tensor | None] = []
+    state: list[Tensor | None] = []
+    for unit in units:
+        if computing:
+            parameters += [unit.flat, unit.shard]
+            gradients += [unit.gradient, *(p.grad for p in unit.parameters)]
+        if updating and unit.master is not None:
+            gradients += [unit.gradient_shard, unit.master.grad]
+            masters.append(unit.master)
+            own = optimizer.state.get(unit.master, {}).values()
+            state += [v for v in own if isinstance(v, Tensor) and v.dim()]
+    seen: set[int] = set()
+    return Held(*(_bytes(tensors, seen) for tensors in (parameters, gradients, masters, state)))
+
+
+def _bytes(tensors: Iterable[Tensor | None], seen: set[int]) -> int:
+    """Of the storages behind these tensors that were not seen before."""
+    total = 0
+    for tensor in tensors:
+        if tensor is not None and tensor.untyped_storage()._cdata not in seen:
+            seen.add(tensor.untyped_storage()._cdata)
+            total += tensor.untyped_storage().nbytes()
+    return total

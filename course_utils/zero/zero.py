@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
+import torch.distributed as dist
 from torch import nn
 
-from course_utils.data_parallel.replicas import Group
+from course_utils.precision import Precision
 from course_utils.zero.stage_3 import Stage3
-from course_utils.zero.stages_0_to_2 import Stage0, Stage1, Stage2
-from course_utils.zero.step import DTYPES, MakeOptimizer, Precision, Zero
-from course_utils.zero.trace import Event
+from course_utils.zero.stages import DTYPES, MakeOptimizer, Stage1, Stage2, Zero
 
-STAGES: dict[int, type[Zero]] = {kind.stage: kind for kind in (Stage0, Stage1, Stage2, Stage3)}
+STAGES: dict[int, type[Zero]] = {kind.stage: kind for kind in (Zero, Stage1, Stage2, Stage3)}
 
 
 def zero(
@@ -26,8 +25,7 @@ def zero(
     clip: float | None = None,
     layers: Iterable[nn.Module] | None = None,
     prefetch: bool = True,
-    group: Group = None,
-    trace: list[Event] | None = None,
+    group: dist.ProcessGroup | None = None,
 ) -> Zero:
     """Wrap a module so that the ranks of a group train it together, each holding less the higher the stage.
 
@@ -38,8 +36,10 @@ def zero(
             loss_of(model(x), y).backward()
             model.step()  # clips, updates, frees the gradients
 
-    Losses are means over this rank's samples, and ranks have equally many, as in data parallelism. When it is made,
-    rank 0's weights are copied to all. A parameter without a gradient on some rank counts there as zero.
+    The step is that of the mean of the ranks' losses. This is the loss of the whole batch when each rank's loss is a
+    mean over equally many samples. Weighted losses and losses that ignore some targets are means over other counts:
+    :func:`~course_utils.data_parallel.global_mean` makes them right. When the model is made, rank 0's weights are
+    copied to all. A parameter without a gradient on some rank counts there as zero.
 
     Args:
         module: FP32. Its parameters stay the same objects, but are views of flat vectors from now on, and are empty in
@@ -47,8 +47,8 @@ def zero(
         optimizer: makes the optimizer from the list of this rank's shards, FP32 and 1-D. It must treat each number by
             itself, as SGD and Adam do: LAMB, Muon or Adafactor would see neither layers nor matrices.
         stage: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too.
-        precision: ``"bf16"`` keeps weights and gradients in BF16 and FP32 master weights beside the moments (12 bytes
-            for each parameter, sharded from stage 1); floating-point inputs are cast.
+        precision: ``"fp32"``; or ``"bf16"``, which keeps weights and gradients in BF16, and FP32 master weights beside
+            the moments (12 bytes for each parameter, sharded from stage 1). Floating-point inputs are cast.
         offload: keep master weights and optimizer state in host memory, and compute the update there.
         clip: largest norm of the whole model's gradient.
         layers: submodules that are sent, gathered and released as one; by default the elements of the outermost
@@ -56,7 +56,6 @@ def zero(
             matrix lie outside.
         prefetch: (stage 3) start the next layer's gather while a layer computes.
         group: by default all ranks.
-        trace: a list to which every :class:`~course_utils.zero.trace.Event` is added.
 
     Raises:
         TypeError, ValueError: for what does not go together; the message says what to change.
@@ -64,7 +63,8 @@ def zero(
     if stage not in STAGES:
         raise ValueError(f"stage {stage!r} does not exist: 0 (nothing), 1 (optimizer), 2 (gradients) or 3 (parameters)")
     if precision not in DTYPES:
-        raise ValueError(f"precision {precision!r} is unknown: choose {' or '.join(map(repr, DTYPES))}")
+        why = ", which would need a loss scale," if precision == "fp16" else ""
+        raise ValueError(f"zero() cannot train in {precision!r}{why}: choose {' or '.join(map(repr, DTYPES))}")
     if offload and stage == 0:
         raise ValueError(
             "offload with stage 0 would let every rank's host update all weights: choose stage 1 or more, where each "
@@ -79,10 +79,10 @@ def zero(
         raise ValueError(f"clip is {clip!r}: a norm above 0, such as 1.0, or None for no clipping")
     _check_module(module)
     options = {"prefetch": prefetch} if stage == 3 else {}
-    return STAGES[stage](
-        module, optimizer, precision=precision, offload=offload, clip=clip, layers=layers, group=group, trace=trace,
-        **options,
-    )  # fmt: skip
+    model = STAGES[stage](
+        module, optimizer, precision=precision, offload=offload, clip=clip, layers=layers, group=group, **options
+    )
+    return model
 
 
 def _check_module(module: nn.Module) -> None:

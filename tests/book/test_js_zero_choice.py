@@ -9,7 +9,7 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.zero.choice import SETTINGS, Machine, choose, states, step
+from course_utils.zero.choice import CHOICES, Machine, choose, states, step
 
 DATA = {"billions": 7.5, "ranks": 8, "memory": 70, "hostMemory": 128, "tokens": 8192, "tflops": 150}
 DATA |= {"device": 2000, "link": 100, "hostLink": 25, "host": 25}
@@ -35,9 +35,9 @@ def test_bytes_seconds_and_choice_are_those_of_the_package(page: Page, machine: 
     )
     assert len(found) == len(MODELS)
     for (parameters, ranks, tokens), got in zip(MODELS, found, strict=True):
-        for setting, row in zip(SETTINGS, got["rows"], strict=True):
-            ours = [*states(setting, parameters, ranks), *step(setting, parameters, ranks, tokens, machine)]
-            assert row[0] == setting.name
+        for choice, row in zip(CHOICES, got["rows"], strict=True):
+            ours = [*states(choice, parameters, ranks), *step(choice, parameters, ranks, tokens, machine)]
+            assert row[0] == choice.name
             assert row[1:] == pytest.approx(ours, rel=1e-12)
         best = choose(parameters, ranks, tokens, machine)
         assert got["best"] == (best.name if best else None)

@@ -22,15 +22,15 @@ def page(browser: Browser) -> Iterator[Page]:
 def test_bytes_are_those_of_the_package(page: Page) -> None:
     for stage in zero.STAGES:
         for ranks in (1, 2, 64, 1000):
-            for precision in zero.LEDGERS:
+            for precision in ("fp32", "bf16"):
                 for offload in (False, True) if stage else (False,):
                     got = page.evaluate("(a) => zeroHeld(...a)", [7e9, ranks, stage, precision, offload])
-                    device, host = zero.held(7e9, ranks, stage, precision=precision, offload=offload)
+                    device, host = zero.states_per_rank(7e9, ranks, stage, precision=precision, offload=offload)
                     assert got["device"] == pytest.approx(list(device), rel=1e-12)
                     assert got["host"] == pytest.approx(list(host), rel=1e-12)
                 for micro_batches in (1, 8):
                     got = page.evaluate("(a) => zeroSent(...a)", [7e9, ranks, stage, precision, micro_batches])
-                    sent = zero.sent(7e9, ranks, stage, precision=precision, micro_batches=micro_batches)
+                    sent = zero.sent_per_rank(7e9, ranks, stage, precision=precision, micro_batches=micro_batches)
                     assert got == pytest.approx(sum(sent.values()), rel=1e-12)
 
 

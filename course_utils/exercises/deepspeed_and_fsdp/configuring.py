@@ -8,7 +8,7 @@ import numpy as np
 
 from course_utils.exercises.answer import Answer, NotOk, brief
 from course_utils.exercises.check import Check
-from course_utils.zero.cost import held
+from course_utils.zero.cost import states_per_rank
 
 Rng = np.random.Generator
 B, GB = 10**9, 10**9
@@ -19,7 +19,7 @@ check_configure = Check(
 
 
 def _needs(parameters: int, ranks: int, stage: int) -> float:
-    return held(parameters, ranks, stage)[0].total
+    return states_per_rank(parameters, ranks, stage)[0].total
 
 
 def _lowest(parameters: int, ranks: int, memory: float) -> int:

@@ -1,30 +1,38 @@
-"""What all stages of ZeRO have in common: a forward, a backward that averages as it goes, a step over flat vectors."""
+"""ZeRO, stage by stage: each class shards one thing more than the class before it, and inherits the rest.
+
+``N`` ranks; ``P`` trained parameters. :class:`Zero` is stage 0 and keeps everything on every rank; :class:`Stage1`
+shards the optimizer's state, :class:`Stage2` the gradients too, ``Stage3`` (:mod:`course_utils.zero.stage_3`) the
+parameters as well. All of them take the same step, up to the order of additions.
+
+Source: Rajbhandari et al. 2020, ZeRO, arXiv:1910.02054; offload: Ren et al. 2021, ZeRO-Offload, arXiv:2101.06840.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from course_utils.data_parallel.replicas import Group, check_same_everywhere, make_equal
-from course_utils.measure.ledger import Held
-from course_utils.zero.trace import Event, Trace, count
-from course_utils.zero.units import Unit, all_gather, cut_into_units
+from course_utils.data_parallel.replicas import check_same_everywhere, make_equal
+from course_utils.measure import Held
+from course_utils.precision import Precision
+from course_utils.zero.units import Unit, all_gather, bytes_held, cut_into_units, reduce_scatter
 
-Precision = Literal["fp32", "bf16"]
 MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 HOST = torch.device("cpu")
 
 
 class Zero(nn.Module):
-    """A module whose ranks train it together; made by :func:`course_utils.zero.zero`, which has the arguments.
+    """Stage 0, plain data parallelism: a forward, a backward that averages as it goes, a step over flat vectors.
+
+    Made by :func:`course_utils.zero.zero`, which has the arguments.
 
     Attributes:
         module: the module as it was.
@@ -33,7 +41,8 @@ class Zero(nn.Module):
             give it to a scheduler, as ever.
     """
 
-    stage: int
+    stage = 0
+    reduces_each_micro_batch = False  # gradients add up on this rank, and are averaged once a step
 
     def __init__(
         self,
@@ -44,8 +53,7 @@ class Zero(nn.Module):
         offload: bool = False,
         clip: float | None = None,
         layers: Iterable[nn.Module] | None = None,
-        group: Group = None,
-        trace: list[Event] | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         super().__init__()
         check_same_everywhere(module, group)
@@ -63,7 +71,6 @@ class Zero(nn.Module):
         for buffer in module.buffers():
             buffer.data = self._cast(buffer.data)
         self.optimizer = optimizer([unit.master for unit in self.trained if unit.master is not None])
-        self._trace = Trace(trace, self.held)
         self._queue = self.trained[::-1]  # about the order in which backward reaches them
         self._started = 0
         self._in_backward = self._accumulating = self._complete = False
@@ -71,50 +78,44 @@ class Zero(nn.Module):
     def _prepare(self, unit: Unit) -> None:
         """The unit in its final precision and place, and the FP32 weights that the optimizer will update."""
         place = HOST if self.offload else unit.flat.device
-        copy = self.weights_of(unit).to(place, copy=True) if self._apart else None
+        copy = self.own_weights(unit).to(place, copy=True) if self._apart else None
         if self.dtype != torch.float32:
-            unit.become(unit.flat.to(self.dtype))
-        self._place(unit)
+            unit.set_flat(unit.flat.to(self.dtype))
+        self.reshard(unit)
         if unit.trained:
-            unit.master = nn.Parameter(self.weights_of(unit) if copy is None else copy)
+            unit.master = nn.Parameter(self.own_weights(unit) if copy is None else copy)
             for p in unit.parameters:
                 p.register_post_accumulate_grad_hook(functools.partial(self._on_gradient, unit))
 
-    # What the stages decide -------------------------------------------------------------------------------------------
+    # What the stages do differently -----------------------------------------------------------------------------------
 
-    def _place(self, unit: Unit) -> None:
-        """Let go of what this rank does not keep of the weights."""
-        raise NotImplementedError
+    def reshard(self, unit: Unit) -> None:
+        """Free the weights that this rank does not keep: none."""
 
-    def weights_of(self, unit: Unit) -> Tensor:
-        """The part of a unit's weights that this rank updates."""
-        raise NotImplementedError
+    def own_weights(self, unit: Unit) -> Tensor:
+        """The part of the weights that this rank updates: all, as every other rank does."""
+        return unit.flat
 
-    def _gradient_of(self, unit: Unit) -> Tensor:
+    def own_gradient(self, unit: Unit) -> Tensor:
         """The averaged gradient of that part."""
-        raise NotImplementedError
+        assert unit.gradient is not None
+        return unit.gradient
 
-    def _reduce(self, unit: Unit) -> None:
-        """Start to average a unit's gradient over ranks."""
-        raise NotImplementedError
+    def reduce(self, unit: Unit) -> None:
+        """Start to average the gradient over ranks."""
+        assert unit.gradient is not None
+        unit.reducing = dist.all_reduce(unit.gradient, group=self.group, async_op=True)
 
-    def _reduced(self, unit: Unit) -> None:
-        """It is averaged: let go of what this rank does not keep."""
-        raise NotImplementedError
+    def reshard_gradient(self, unit: Unit) -> None:
+        """The gradient is averaged. Free what this rank does not keep of it: nothing."""
 
-    def _publish(self, unit: Unit) -> None:
-        """Start to tell the other ranks this one's new weights."""
-        raise NotImplementedError
+    def all_gather(self, unit: Unit) -> None:
+        """Start to send this rank's new weights to the others. All ranks have computed the same: nothing to send."""
 
-    def _sum_over_ranks(self, squares: Tensor) -> None:
-        """Make the sum over this rank's gradients that over all gradients, in place."""
-        raise NotImplementedError
+    def sum_over_ranks(self, squares: Tensor) -> None:
+        """Make the sum over this rank's gradients that over all gradients, in place: it is that already."""
 
-    def _postpones(self) -> bool:
-        """Whether this backward only adds up on this rank, and leaves averaging to the last one of the step."""
-        raise NotImplementedError
-
-    # The same in all stages -------------------------------------------------------------------------------------------
+    # Forward and backward ---------------------------------------------------------------------------------------------
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*self._cast(args), **self._cast(kwargs))
@@ -132,8 +133,8 @@ class Zero(nn.Module):
         """What autograd calls when it has added up a parameter's gradient; once in each backward."""
         self._begin_backward()
         assert isinstance(parameter, nn.Parameter)
-        unit.put(parameter, 1 / self.ranks)
-        self._start_full_units()
+        unit.accumulate(parameter, 1 / self.ranks)
+        self._reduce_full_units()
 
     def _begin_backward(self) -> None:
         if self._in_backward:
@@ -146,42 +147,41 @@ class Zero(nn.Module):
         self._in_backward = True
         torch.autograd.Variable._execution_engine.queue_callback(self._end_backward)
 
-    def _start_full_units(self) -> None:
+    def _reduce_full_units(self) -> None:
         """Average the units whose gradients are all there, in one order on all ranks; one at a time under way."""
         while self._started < len(self._queue) and not self._queue[self._started].waiting:
             unit = self._queue[self._started]
-            if not self._postpones():
+            if self.reduces_each_micro_batch or not self._accumulating:
                 if self._started:
                     self._finish(self._queue[self._started - 1])
                 unit.fill_gaps()
-                self._trace.note("reduce", unit)
-                self._reduce(unit)
-                self._trace.note_end("reduced", unit, unit.reducing)
+                self.reduce(unit)
             self._started += 1
 
     def _finish(self, unit: Unit) -> None:
         if unit.reducing is not None:
             unit.reducing.wait()
             unit.reducing = None
-            self._reduced(unit)
+            self.reshard_gradient(unit)
 
     def _end_backward(self) -> None:
         """What a loss does not depend on has the gradient zero; it may depend on it on another rank."""
         for unit in self._queue[self._started :]:
             unit.waiting.clear()
-        self._start_full_units()
+        self._reduce_full_units()
         self._finish(self._queue[-1])
         for unit in self._queue:
             unit.waiting.update(unit.parameters)
-        self._trace.wait()
         self._started, self._in_backward, self._complete = 0, False, not self._accumulating
         frozen = [p for unit in self.units if not unit.trained for p in unit.parameters]
         if late := [self.names[p] for p in frozen if p.requires_grad]:
             raise RuntimeError(f"{late[0]} was unfrozen after zero() was called, so no rank updates it: wrap again")
 
+    # The step ---------------------------------------------------------------------------------------------------------
+
     @torch.no_grad()
     def step(self) -> float | None:
-        """Clip, update this rank's part of the weights, make the new weights known, and free the gradients.
+        """Clip, update this rank's part of the weights, send it to the others, and free the gradients.
 
         Returns:
             the norm of the whole model's averaged gradient, before clipping; None without ``clip``, because it costs a
@@ -202,39 +202,36 @@ class Zero(nn.Module):
             scale = min(1.0, self.clip / (norm + 1e-6))  # as torch's clip_grad_norm_
         for unit in self.trained:
             assert unit.master is not None
-            gradient = self._gradient_of(unit).to(unit.master.device, torch.float32)
+            gradient = self.own_gradient(unit).to(unit.master.device, torch.float32)
             unit.gradient = unit.gradient_shard = None
             unit.master.grad = gradient.mul_(scale) if scale < 1 else gradient
             self.optimizer.step()  # passes over the parameters that have no gradient: all units but this
             unit.master.grad = None
-            self._trace.note("step", unit)
-            self._start_publishing(unit)
-        self._finish_publishing()
+            self._send(unit)
+        for unit in self.trained:
+            unit.wait()
         return norm
 
     @torch.no_grad()
-    def publish_weights(self) -> None:
-        """Make the master weights the weights of all ranks: what ends a step, and the loading of a checkpoint."""
+    def send_weights(self) -> None:
+        """Make the master weights the weights of all ranks: for who has changed them, as by loading a checkpoint."""
         for unit in self.trained:
-            self._start_publishing(unit)
-        self._finish_publishing()
-
-    def _start_publishing(self, unit: Unit) -> None:
-        if self._apart and unit.master is not None:
-            self.weights_of(unit).copy_(unit.master)
-        self._publish(unit)
-        self._trace.note_end("published", unit, unit.gathering)
-
-    def _finish_publishing(self) -> None:
+            self._send(unit)
         for unit in self.trained:
             unit.wait()
-        self._trace.wait()
+
+    def _send(self, unit: Unit) -> None:
+        if self._apart and unit.master is not None:
+            self.own_weights(unit).copy_(unit.master)
+        self.all_gather(unit)
 
     def _gradient_norm(self) -> float:
-        parts = [torch.linalg.vector_norm(self._gradient_of(unit), dtype=torch.float32) for unit in self.trained]
+        parts = [torch.linalg.vector_norm(self.own_gradient(unit), dtype=torch.float32) for unit in self.trained]
         squares = torch.stack(parts).square().sum().to(self.trained[0].flat.device)
-        self._sum_over_ranks(squares)
+        self.sum_over_ranks(squares)
         return float(squares.sqrt())
+
+    # To look at -------------------------------------------------------------------------------------------------------
 
     def full_state_dict(self) -> dict[str, Tensor]:
         """The whole model by its module's names: FP32 weights, as the optimizer knows them. All ranks call it."""
@@ -244,23 +241,70 @@ class Zero(nn.Module):
 
     @torch.no_grad()
     def _whole(self, unit: Unit) -> dict[str, Tensor]:
-        own = unit.master if unit.master is not None else self.weights_of(unit)
+        own = unit.master if unit.master is not None else self.own_weights(unit)
         flat = own.detach().to(unit.flat.device, torch.float32)
         if flat.numel() < unit.flat.numel():
-            flat, part = flat.new_empty(unit.flat.shape), flat
-            all_gather(flat, part, group=self.group)
+            flat, shard = flat.new_empty(unit.flat.shape), flat
+            all_gather(flat, shard, group=self.group)
         return dict(zip(unit.shapes, unit.views(flat), strict=True))
 
     def held(self) -> Held:
-        """Bytes that this rank holds on its device, by the memory that is there: a freed storage counts nothing."""
-        return count(self.units, self.optimizer, self.offload, on_host=False)
+        """Bytes that this rank holds on its device."""
+        return bytes_held(self.units, self.optimizer, computing=True, updating=not self.offload)
 
     def held_on_host(self) -> Held:
         """Bytes that offload holds in host memory. Without a GPU that is the same memory, counted by who uses it."""
-        return count(self.units, self.optimizer, self.offload, on_host=True)
+        return bytes_held(self.units, self.optimizer, computing=False, updating=self.offload)
 
     def _cast(self, value: Any) -> Any:
         """Floating-point tensors in the precision of the model."""
         if self.dtype == torch.float32:
             return value
         return tree_map_only(Tensor, lambda t: t.to(self.dtype) if t.is_floating_point() else t, value)
+
+
+class Stage1(Zero):
+    """Each rank updates one N-th of the weights, and so holds the optimizer's state for one N-th.
+
+    A reduce-scatter brings the averaged gradient of its shard, an all-gather carries the new weights to the others: the
+    two halves of the all-reduce, with the optimizer's step between them.
+    """
+
+    stage = 1
+
+    def own_weights(self, unit: Unit) -> Tensor:
+        return unit.shard
+
+    def own_gradient(self, unit: Unit) -> Tensor:
+        assert unit.gradient is not None
+        return unit.gradient[unit.owned]
+
+    def reduce(self, unit: Unit) -> None:
+        assert unit.gradient is not None
+        unit.reducing = reduce_scatter(unit.gradient[unit.owned], unit.gradient, group=self.group, async_op=True)
+
+    def all_gather(self, unit: Unit) -> None:
+        unit.all_gather(self.group)
+
+    def sum_over_ranks(self, squares: Tensor) -> None:
+        dist.all_reduce(squares, group=self.group)
+
+
+class Stage2(Stage1):
+    """Each rank also keeps only its N-th of the gradients: as soon as a unit is averaged, the rest is freed.
+
+    So nothing whole can wait for the last micro-batch: every backward averages, and its shards add up.
+    """
+
+    stage = 2
+    reduces_each_micro_batch = True
+
+    def own_gradient(self, unit: Unit) -> Tensor:
+        assert unit.gradient_shard is not None
+        return unit.gradient_shard
+
+    def reshard_gradient(self, unit: Unit) -> None:
+        assert unit.gradient is not None
+        shard = unit.gradient[unit.owned].to(HOST if self.offload else unit.flat.device, copy=True)
+        unit.gradient = None
+        unit.gradient_shard = shard if unit.gradient_shard is None else unit.gradient_shard.add_(shard)
