@@ -22,6 +22,7 @@ from course_utils.bench import zero as bench
 from course_utils.launch import launch
 from course_utils.measure import Ledger
 from course_utils.models.vit import ViTConfig
+from course_utils.training.muon import Muon
 from course_utils.zero import cost as estimate
 from course_utils.zero import load_shards, save_shards, zero
 from course_utils.zero.checkpoint import SEAL
@@ -585,6 +586,12 @@ def test_scheduler_sets_the_rate() -> None:
     assert launch(run, 1)[0] == [0.01, 0.005, 0.0025]
 
 
+class Whole(torch.optim.SGD):
+    """An optimizer from elsewhere that says what it needs."""
+
+    needs_matrices = True
+
+
 def test_wrong_use_is_told() -> None:
     def run() -> dict[str, str]:
         told: dict[str, str] = {}
@@ -599,6 +606,9 @@ def test_wrong_use_is_told() -> None:
         expect("precision", lambda: zero(Plain(), ADAMW, 1, precision="fp8"))  # type: ignore[arg-type]
         expect("fp16", lambda: zero(Plain(), ADAMW, 1, precision="fp16"))
         expect("offload", lambda: zero(Plain(), ADAMW, 0, offload=True))
+        for name, kind in {"Muon": torch.optim.Muon, "Adafactor": torch.optim.Adafactor, "own Muon": Muon}.items():
+            expect(name, lambda kind=kind: zero(Plain(), functools.partial(kind, lr=0.01), 2))
+        expect("Whole", lambda: zero(Plain(), lambda shards: Whole(shards, lr=0.1), 2))
         expect("optimizer", lambda: zero(Plain(), torch.optim.SGD(Plain().parameters(), lr=1), 1))  # type: ignore[arg-type]
         expect("clip", lambda: zero(Plain(), ADAMW, 1, clip=0.0))
         expect("double", lambda: zero(Plain().double(), ADAMW, 1))
@@ -623,6 +633,8 @@ def test_wrong_use_is_told() -> None:
         "fp16": "loss scale",
         "offload": "stage 0",
         "optimizer": "SGD",
+        **{name: name for name in ("Muon", "Adafactor", "Whole")},
+        "own Muon": "Muon",
         "clip": "0.0",
         "double": "first.weight is float64",
         "frozen": "no parameter",

@@ -71,6 +71,8 @@ class Muon(torch.optim.Optimizer):
         dtype: of Muon's matrix products.
     """
 
+    needs_matrices = True  # zero(), which gives an optimizer flat shards, refuses it
+
     def __init__(
         self,
         groups: list[dict[str, Any]],

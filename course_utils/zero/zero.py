@@ -13,6 +13,7 @@ from course_utils.zero.stage_3 import Stage3
 from course_utils.zero.stages import DTYPES, MakeOptimizer, Stage1, Stage2, Zero
 
 STAGES: dict[int, type[Zero]] = {kind.stage: kind for kind in (Zero, Stage1, Stage2, Stage3)}
+NEED_MATRICES = (torch.optim.Muon, torch.optim.Adafactor)  # others say so themselves: needs_matrices = True
 
 
 def zero(
@@ -45,7 +46,8 @@ def zero(
         module: FP32. Its parameters stay the same objects, but are views of flat vectors from now on, and are empty in
             stage 3 while nobody computes with them: read weights with ``model.full_state_dict()``.
         optimizer: makes the optimizer from the list of this rank's shards, FP32 and 1-D. It must treat each number by
-            itself, as SGD and Adam do: LAMB, Muon or Adafactor would see neither layers nor matrices.
+            itself, as SGD and Adam do. Muon and Adafactor, which need matrices, are refused; so is every optimizer that
+            says ``needs_matrices = True``. LAMB needs whole layers, and would not notice that it has none.
         stage: 0 nothing, 1 optimizer state, 2 gradients too, 3 parameters too.
         precision: ``"fp32"``; or ``"bf16"``, which keeps weights and gradients in BF16, and FP32 master weights beside
             the moments (12 bytes for each parameter, sharded from stage 1). Floating-point inputs are cast.
@@ -77,12 +79,22 @@ def zero(
         )
     if clip is not None and not clip > 0:
         raise ValueError(f"clip is {clip!r}: a norm above 0, such as 1.0, or None for no clipping")
+    _check_optimizer(getattr(optimizer, "func", optimizer))  # of a partial, the class: one may refuse 1-D by itself
     _check_module(module)
     options = {"prefetch": prefetch} if stage == 3 else {}
     model = STAGES[stage](
         module, optimizer, precision=precision, offload=offload, clip=clip, layers=layers, group=group, **options
     )
+    _check_optimizer(type(model.optimizer))
     return model
+
+
+def _check_optimizer(kind: object) -> None:
+    if isinstance(kind, type) and (issubclass(kind, NEED_MATRICES) or getattr(kind, "needs_matrices", False)):
+        raise ValueError(
+            f"{kind.__name__} works on whole matrices, and a rank has flat shards, cut wherever N equal parts end: "
+            "choose an optimizer that treats each number by itself, such as torch.optim.AdamW"
+        )
 
 
 def _check_module(module: nn.Module) -> None:
