@@ -8,7 +8,16 @@ import pytest
 import torch
 from torch import nn
 
-from course_utils.models.encoder import Attention, DropPath, Encoder, EncoderConfig, EncoderLayer, attention_weights
+from course_utils.models.encoder import (
+    MLP,
+    Attention,
+    DropPath,
+    Encoder,
+    EncoderConfig,
+    EncoderLayer,
+    attention_maps,
+    attention_weights,
+)
 
 SMALL = EncoderConfig(width=24, depth=3, heads=4, mlp_ratio=2.5)
 
@@ -89,7 +98,7 @@ def test_padding_changes_no_real_token() -> None:
 @pytest.mark.parametrize("norm_first", [True, False])
 def test_attention_maps_are_those_of_the_forward_pass(norm_first: bool) -> None:
     encoder, x = Encoder(replace(SMALL, norm_first=norm_first)).eval(), torch.randn(2, 7, 24)
-    maps = encoder.attention_maps(x, padding(2, 7))
+    maps = attention_maps(encoder, x, padding(2, 7))
     assert maps.shape == (3, 2, 4, 7, 7)
     torch.testing.assert_close(maps.sum(-1), torch.ones(3, 2, 4, 7))
     assert (maps[:, 1, :, :, 6] == 0).all()  # the padding of sentence 1
@@ -98,6 +107,27 @@ def test_attention_maps_are_those_of_the_forward_pass(norm_first: bool) -> None:
     values = layer.attention.v_proj(asked).view(2, 7, 4, 6).transpose(1, 2)
     out = layer.attention.out_proj((maps[2] @ values).transpose(1, 2).reshape(2, 7, 24))
     torch.testing.assert_close(out, layer.attention(asked, padding(2, 7)), rtol=1e-5, atol=1e-5)
+
+
+def test_another_kind_of_attention_and_mlp_can_be_put_in() -> None:
+    class Blind(nn.Module):
+        def __init__(self, config: EncoderConfig) -> None:
+            super().__init__()
+
+        def forward(self, x: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+            return torch.zeros_like(x)
+
+    class Gated(MLP):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * x.sigmoid()
+
+    encoder, x = Encoder(SMALL, attention=Blind, mlp=Gated), torch.randn(2, 7, 24)
+    assert not [name for name, _ in encoder.named_parameters() if "attention" in name]
+    expected = x
+    for layer in encoder.layers:
+        normed = layer.norm2(expected)
+        expected = expected + layer.mlp.fc2(nn.functional.gelu(layer.mlp.fc1(normed))) * normed.sigmoid()
+    torch.testing.assert_close(encoder(x), expected)
 
 
 def test_every_field_reaches_every_layer() -> None:

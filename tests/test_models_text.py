@@ -13,7 +13,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from course_utils.models import TextConfig, TextModel, load_text
+from course_utils.models import TextConfig, TextModel, attention_maps, load_text
 
 SIZES = {
     "vocab_size": 97, "hidden_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 80,
@@ -146,7 +146,7 @@ def test_inputs_embeds_and_positions_are_seams_for_soft_prompts() -> None:
 
 def test_attention_maps_leave_padding_out() -> None:
     model, texts = lively(TextModel(SMALL)), batch()
-    maps = model.attention_maps(*ours(model, texts))
+    maps = attention_maps(model, *ours(model, texts))
     assert maps.shape == (2, 5, 4, 11, 11)
     torch.testing.assert_close(maps.sum(-1), torch.ones(2, 5, 4, 11))
     padding = ~texts["attention_mask"].bool()

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_utils.models import PRESETS, PatchEmbedding, ViT, ViTConfig, interpolate_positions, patchify
+from course_utils.models import PRESETS, PatchEmbedding, ViT, ViTConfig, attention_maps, interpolate_positions, patchify
 
 SMALL = ViTConfig(image_size=(12, 20), patch_size=4, width=24, depth=2, heads=4, num_classes=7)  # 3 x 5 patches
 
@@ -86,6 +86,13 @@ def test_forward_is_head_of_norm_of_class_token() -> None:
     torch.testing.assert_close(model.tokens(images), x)
     torch.testing.assert_close(model(images), model.head(x[:, 0]), rtol=1e-4, atol=1e-4)
     assert model(images).shape == (3, 7)
+
+
+def test_compiled_in_one_graph() -> None:
+    """einops names the reshapes, and the compiler still sees through them."""
+    model, images = lively(SMALL), torch.randn(3, 3, 12, 20)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(images), model(images))
 
 
 def test_mean_pooling_reads_the_patches_alone() -> None:
@@ -168,7 +175,7 @@ def test_other_sizes_reach_the_top_level_forward() -> None:
 
 def test_attention_maps() -> None:
     model, images = lively(replace(SMALL, registers=1)), torch.randn(2, 3, 12, 20)
-    maps = model.attention_maps(images)
+    maps = attention_maps(model, images)
     assert maps.shape == (2, 2, 4, 17, 17)
     torch.testing.assert_close(maps.sum(-1), torch.ones(2, 2, 4, 17))
     x = model.embed(images)

@@ -20,7 +20,7 @@ from course_utils.hybrid.cost import layer_share
 from course_utils.launch import RankFailed, launch
 from course_utils.measure import Ledger
 from course_utils.models import TextConfig, TextModel, ViT, ViTConfig
-from course_utils.models.encoder import initialise
+from course_utils.models.encoder import attention_maps, initialise
 from course_utils.plan.activations import layer_activations
 from course_utils.tensor import (
     cut_state_dict,
@@ -143,8 +143,8 @@ def test_other_models_and_attention_maps() -> None:
             one, *inputs = make(), *data(make())[:-1]
             for options in MODES.values():
                 worst = max(worst, Trained(tensor_parallel(make(), **options)).differs(Trained(make())))
-                ours = tensor_parallel(make(), **options).attention_maps(*inputs)  # type: ignore[operator]
-                worst = max(worst, (ours - one.attention_maps(*inputs)).abs().max().item())  # type: ignore[operator]
+                ours = attention_maps(tensor_parallel(make(), **options), *inputs)
+                worst = max(worst, (ours - attention_maps(one, *inputs)).abs().max().item())
         return worst
 
     assert max(launch(run, 2)) < 1e-12

@@ -32,7 +32,7 @@ from twins import (
 )
 from twins import with_peft as _with_peft
 
-from course_utils.models.encoder import Attention
+from course_utils.models.encoder import Attention, attention_maps
 from course_utils.models.text import TextConfig, TextModel
 from course_utils.models.vit import ViT
 from course_utils.models.vit_config import ViTConfig
@@ -311,8 +311,8 @@ def test_wrong_numbers_are_told(fields: dict, message: str) -> None:
 def test_attention_maps_of_a_prefixed_model_are_refused() -> None:
     model = ours()
     inject(model, Prefix(length=L), "attention", train=["head"])
-    with pytest.raises(ValueError, match="attention of layer 0 is inside a TunedLayer, which may change its weights"):
-        model.attention_maps(IDS, MASK)
+    with pytest.raises(ValueError, match=r"encoder.layers.0.attention.base was not called"):
+        attention_maps(model, IDS, MASK)
 
 
 def test_places_and_lengths_that_do_not_fit_are_told() -> None:

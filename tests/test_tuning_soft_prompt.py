@@ -30,6 +30,7 @@ from twins import (
     with_peft,
 )
 
+from course_utils.models.encoder import attention_maps
 from course_utils.models.text import TextConfig, TextModel
 from course_utils.models.vit import ViT
 from course_utils.models.vit_config import ViTConfig
@@ -83,8 +84,8 @@ def test_a_prompt_that_starts_as_a_text_is_that_text(pool: Any, after_first: boo
     assert torch.equal(model(IDS, MASK, TYPES), hard)
     assert torch.equal(model(IDS, MASK.int(), TYPES), hard)
     assert model.tokens(IDS, MASK).shape == (ROWS, 9 + 3, WIDTH)
-    assert model.attention_maps(IDS, MASK).shape == (DEPTH, ROWS, 4, 12, 12)
-    assert (model.attention_maps(IDS, MASK)[:, 3, :, :, 4:] == 0).all()  # the padding of the one-token text
+    assert attention_maps(model, IDS, MASK).shape == (DEPTH, ROWS, 4, 12, 12)
+    assert (attention_maps(model, IDS, MASK)[:, 3, :, :, 4:] == 0).all()  # the padding of the one-token text
 
 
 def test_the_head_reads_the_first_prompt_vector_or_with_after_first_the_first_token() -> None:

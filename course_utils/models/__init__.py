@@ -1,6 +1,16 @@
 """Models built from small parts: the one Transformer encoder, and the text model and Vision Transformer around it."""
 
-from course_utils.models.encoder import MLP, Attention, Encoder, EncoderConfig, EncoderLayer, attention_weights
+from course_utils.models.encoder import (
+    MLP,
+    Attention,
+    Encoder,
+    EncoderConfig,
+    EncoderLayer,
+    attention_maps,
+    attention_weights,
+    join_heads,
+    split_heads,
+)
 from course_utils.models.loading import load_text, load_vit
 from course_utils.models.text import TextConfig, TextModel
 from course_utils.models.vit import PatchEmbedding, ViT, interpolate_positions, patchify
@@ -18,9 +28,12 @@ __all__ = [
     "TextModel",
     "ViT",
     "ViTConfig",
+    "attention_maps",
     "attention_weights",
     "interpolate_positions",
+    "join_heads",
     "load_text",
     "load_vit",
     "patchify",
+    "split_heads",
 ]

@@ -9,11 +9,13 @@ Source: Vaswani et al. 2017, arXiv:1706.03762 (attention, post-norm); Xiong et a
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 
@@ -111,26 +113,34 @@ class Attention(nn.Module):
         Returns:
             ``[B, N, D]``.
         """
-        q, k, v = self._split(self.q_proj(x)), self._split(self.k_proj(x)), self._split(self.v_proj(x))  # [B, h, N, d]
+        q, k, v = (split_heads(linear(x), self.head_width) for linear in (self.q_proj, self.k_proj, self.v_proj))
         dropout = self.dropout if self.training else 0.0
         if self.implementation == "sdpa":
             mask = None if attention_mask is None else attention_mask[:, None, None, :]  # [B, 1, 1, N]
             heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
         else:
             heads = F.dropout(attention_weights(q, k, attention_mask), dropout) @ v  # [B, h, N, d]
-        return self.out_proj(heads.transpose(1, 2).flatten(2))  # [B, h, N, d] -> [B, N, h, d] -> [B, N, D]
+        return self.out_proj(join_heads(heads))
 
     def weights(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """The attention weights themselves, ``[B, h, N, N]``, which :meth:`forward` does not keep."""
-        return attention_weights(self._split(self.q_proj(x)), self._split(self.k_proj(x)), attention_mask)
+        q, k = (split_heads(linear(x), self.head_width) for linear in (self.q_proj, self.k_proj))
+        return attention_weights(q, k, attention_mask)
 
-    def _split(self, x: Tensor) -> Tensor:
-        # The number of heads is read off the tensor, so that a part of the columns is a part of the heads.
-        return x.unflatten(-1, (-1, self.head_width)).transpose(1, 2)  # [B, N, D] -> [B, N, h, d] -> [B, h, N, d]
+
+def split_heads(x: Tensor, head_width: int) -> Tensor:
+    """``[B, N, D]`` to ``[B, h, N, d]``. The number of heads is read off the tensor: fewer columns are fewer heads."""
+    return rearrange(x, "b n (h d) -> b h n d", d=head_width)
+
+
+def join_heads(x: Tensor) -> Tensor:
+    """``[B, h, N, d]`` to ``[B, N, D]``, the way back."""
+    return rearrange(x, "b h n d -> b n (h d)")
 
 
 def attention_weights(q: Tensor, k: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """softmax(q k^T / sqrt(d)): ``[B, h, M, d]`` and ``[B, h, N, d]`` to ``[B, h, M, N]``; each row sums to one."""
+    """softmax(q k^T / sqrt(d)): M queries ``[B, h, M, d]`` and N keys ``[B, h, N, d]`` to ``[B, h, M, N]``. Each row
+    sums to one."""
     scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
     if attention_mask is not None:
         scores = scores.masked_fill(~attention_mask[:, None, None, :], -torch.inf)
@@ -166,16 +176,25 @@ class DropPath(nn.Module):
         return f"share={self.share:.3f}"
 
 
-class EncoderLayer(nn.Module):
-    """Attention, then MLP, each added to the tokens it read: ``[B, N, D]`` to ``[B, N, D]``."""
+Part = Callable[[EncoderConfig], nn.Module]  # makes a part of a layer
 
-    def __init__(self, config: EncoderConfig, drop_path: float = 0.0) -> None:
+
+class EncoderLayer(nn.Module):
+    """Attention, then MLP, each added to the tokens it read: ``[B, N, D]`` to ``[B, N, D]``.
+
+    Args:
+        attention, mlp: what makes the two parts, given the config: another kind of either goes in here.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, drop_path: float = 0.0, attention: Part = Attention, mlp: Part = MLP
+    ) -> None:
         super().__init__()
         self.norm_first = config.norm_first
         self.norm1 = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.attention = Attention(config)
+        self.attention = attention(config)
         self.norm2 = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.mlp = MLP(config)
+        self.mlp = mlp(config)
         self.dropout = nn.Dropout(config.dropout)
         self.drop_path = DropPath(drop_path)
 
@@ -191,12 +210,13 @@ class EncoderLayer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """``depth`` layers in a row. A pre-norm encoder wants one more LayerNorm behind it, which its user adds."""
+    """``depth`` layers in a row; arguments as for :class:`EncoderLayer`. A pre-norm encoder wants one more LayerNorm
+    behind it, which its user adds."""
 
-    def __init__(self, config: EncoderConfig) -> None:
+    def __init__(self, config: EncoderConfig, attention: Part = Attention, mlp: Part = MLP) -> None:
         super().__init__()
         shares = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
-        self.layers = nn.ModuleList(EncoderLayer(config, share) for share in shares)
+        self.layers = nn.ModuleList(EncoderLayer(config, share, attention, mlp) for share in shares)
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """``[B, N, D]`` to ``[B, N, D]``; ``attention_mask`` as for :meth:`Attention.forward`."""
@@ -204,24 +224,37 @@ class Encoder(nn.Module):
             x = layer(x, attention_mask)
         return x
 
-    def attention_maps(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """The attention weights of every layer, ``[depth, B, h, N, N]``. Works out the scores a second time, so that
-        :meth:`forward` never pays for them.
 
-        Raises:
-            ValueError: something stands round an attention, such as a prefix, which has keys of its own.
-        """
-        maps = []
-        for number, layer in enumerate(self.layers):
-            assert isinstance(layer, EncoderLayer)
-            if not isinstance(layer.attention, Attention):
-                raise ValueError(
-                    f"the attention of layer {number} is inside a {type(layer.attention).__name__}, which may change "
-                    "its weights: take the maps of a model whose attention itself is not tuned"
-                )
-            maps.append(layer.attention.weights(layer.norm1(x) if layer.norm_first else x, attention_mask))
-            x = layer(x, attention_mask)
-        return torch.stack(maps)
+def attention_maps(model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+    """Call a model with these arguments, and return the attention weights of all its layers.
+
+    A hook on each :class:`Attention` works out the scores a second time, from what came in: a model that is called
+    without this never pays for them.
+
+    Returns:
+        ``[depth, B, h, N, N]``; each row sums to one.
+
+    Raises:
+        ValueError: an attention was not called, because something that stands round it (a prefix) does its work.
+    """
+    attentions = {module: name for name, module in model.named_modules() if isinstance(module, Attention)}
+    maps: dict[nn.Module, Tensor] = {}
+
+    def record(attention: Attention, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        maps[attention] = attention.weights(*args, **kwargs)
+
+    hooks = [attention.register_forward_hook(record, with_kwargs=True) for attention in attentions]
+    try:
+        model(*args, **kwargs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if unseen := [name for module, name in attentions.items() if module not in maps]:
+        raise ValueError(
+            f"{unseen[0]} was not called: what stands round it works in its place, with weights of its own. Take the "
+            "maps of a model whose attention itself is not tuned"
+        )
+    return torch.stack([maps[attention] for attention in attentions])
 
 
 def initialise(module: nn.Module, std: float = 0.02) -> None:

@@ -142,13 +142,6 @@ class TextModel(nn.Module):
         x = self.embed(input_ids, *args, **kwargs)  # [B, N, D]
         return self.norm(self.encoder(x, self._checked_mask(attention_mask, x, input_ids)))
 
-    def attention_maps(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """How much each token attends to each other, ``[depth, B, heads, N, N]``; rows sum to one."""
-        x = self.embed(input_ids, *args, **kwargs)
-        return self.encoder.attention_maps(x, self._checked_mask(attention_mask, x, input_ids))
-
     def embed(
         self,
         input_ids: Tensor | None = None,

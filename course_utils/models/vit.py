@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 
 from course_utils.models.encoder import Encoder, initialise
@@ -27,9 +28,8 @@ def patchify(images: Tensor, patch_size: Size) -> Tensor:
     ``weight.flatten(1)`` equal the convolution whose kernel and stride are the patch.
     """
     ph, pw = pair(patch_size)
-    rows, columns = patch_grid((images.shape[-2], images.shape[-1]), (ph, pw))
-    cells = images.unflatten(-2, (rows, ph)).unflatten(-1, (columns, pw))  # [B, C, rows, ph, columns, pw]
-    return cells.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2)  # [B, rows, columns, C, ph, pw] -> [B, P, C*ph*pw]
+    patch_grid((images.shape[-2], images.shape[-1]), (ph, pw))  # says what to do about a size that does not fit
+    return rearrange(images, "b c (row ph) (column pw) -> b (row column) (c ph pw)", ph=ph, pw=pw)
 
 
 class PatchEmbedding(nn.Conv2d):
@@ -60,9 +60,10 @@ def interpolate_positions(table: Tensor, old: tuple[int, int], new: tuple[int, i
     if old == new:
         return table
     prefix, patches = table.split((table.shape[1] - old[0] * old[1], old[0] * old[1]), dim=1)
-    picture = patches.unflatten(1, old).permute(0, 3, 1, 2)  # [1, D, rows, columns]: D channels of an image
+    picture = rearrange(patches, "one (row column) d -> one d row column", row=old[0])  # D channels of an image
     picture = F.interpolate(picture.float(), size=new, mode="bicubic", align_corners=False, antialias=antialias)
-    return torch.cat([prefix, picture.flatten(2).transpose(1, 2).to(table.dtype)], dim=1)
+    stretched = rearrange(picture, "one d row column -> one (row column) d")
+    return torch.cat([prefix, stretched.to(table.dtype)], dim=1)
 
 
 class ViT(nn.Module):
@@ -122,10 +123,6 @@ class ViT(nn.Module):
     def tokens(self, images: Tensor, *, mask: Tensor | None = None, interpolate: bool = False) -> Tensor:
         """All tokens after the last LayerNorm, ``[B, T, D]``: class token, registers, patches."""
         return self.norm(self.encoder(self.embed(images, mask=mask, interpolate=interpolate)))
-
-    def attention_maps(self, images: Tensor, *, mask: Tensor | None = None, interpolate: bool = False) -> Tensor:
-        """How much each token attends to each other, ``[depth, B, heads, T, T]``; rows sum to one."""
-        return self.encoder.attention_maps(self.embed(images, mask=mask, interpolate=interpolate))
 
     def embed(self, images: Tensor, *, mask: Tensor | None = None, interpolate: bool = False) -> Tensor:
         """The tokens that enter the encoder, ``[B, T, D]``."""

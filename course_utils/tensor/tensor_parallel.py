@@ -80,9 +80,6 @@ class SequenceParallelEncoder(Encoder):
             x = functional_call(layer, self._copied(layer), (x, attention_mask))
         return join_parts(x, length, self.sequence.group)
 
-    def attention_maps(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        return super().attention_maps(self._enter(x), attention_mask)
-
     def _enter(self, x: Tensor) -> Tensor:
         self.sequence.length = x.shape[1]
         return take_part(x, self.sequence.group)

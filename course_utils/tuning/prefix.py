@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.models.encoder import Attention
+from course_utils.models.encoder import Attention, join_heads, split_heads
 from course_utils.tuning.layer import Adapter, Method, TunedLayer
 from course_utils.tuning.soft_prompt import check_count
 
@@ -76,13 +76,13 @@ class PrefixedAttention(Adapter):
     def forward(self, base: nn.Module, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         assert isinstance(base, Attention)
         keys, values = (rows.to(x.dtype).expand(len(x), -1, -1) for rows in self.keys_and_values())  # [B, l, D]
-        q = base._split(base.q_proj(x))  # [B, h, N, d]
-        k = base._split(torch.cat([keys, base.k_proj(x)], dim=1))  # [B, h, l + N, d]
-        v = base._split(torch.cat([values, base.v_proj(x)], dim=1))
+        q = split_heads(base.q_proj(x), base.head_width)  # [B, h, N, d]
+        k = split_heads(torch.cat([keys, base.k_proj(x)], dim=1), base.head_width)  # [B, h, l + N, d]
+        v = split_heads(torch.cat([values, base.v_proj(x)], dim=1), base.head_width)
         mask = None if attention_mask is None else F.pad(attention_mask, (keys.shape[1], 0), value=True)[:, None, None]
         dropout = base.dropout if base.training else 0.0
         heads = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)  # [B, h, N, d]
-        return base.out_proj(heads.transpose(1, 2).flatten(2))
+        return base.out_proj(join_heads(heads))
 
 
 class KeysAndValues(PrefixedAttention):
