@@ -117,16 +117,32 @@ class TextModel(nn.Module):
         Raises:
             ValueError: shapes that do not fit, ids beyond the vocabulary, a text longer than ``max_length`` or empty.
         """
-        features = self.features(
-            input_ids, attention_mask, token_types, inputs_embeds=inputs_embeds, positions=positions
-        )
+        x = self._encoded(input_ids, attention_mask, token_types, inputs_embeds=inputs_embeds, positions=positions)
+        return self.forward_head(x, attention_mask)
+
+    def forward_head(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """What follows the encoder: its tokens ``[B, N, D]`` to what :meth:`forward` returns."""
+        features = self._pooled(x, attention_mask)
         return self.head(self.head_dropout(features)) if self.config.num_classes else features
 
     def features(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:
         """What the head reads, ``[B, D]``; arguments as for :meth:`forward`."""
-        x = self.tokens(input_ids, attention_mask, *args, **kwargs)  # [B, N, D]
+        return self._pooled(self._encoded(input_ids, attention_mask, *args, **kwargs), attention_mask)
+
+    def tokens(
+        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
+        """All tokens after the last layer, ``[B, N, D]``."""
+        return self.norm(self._encoded(input_ids, attention_mask, *args, **kwargs))
+
+    def _encoded(self, input_ids: Tensor | None, attention_mask: Tensor | None, *args: Any, **kwargs: Any) -> Tensor:
+        x = self.embed(input_ids, *args, **kwargs)  # [B, N, D]
+        return self.encoder(x, self._checked_mask(attention_mask, x, input_ids))
+
+    def _pooled(self, x: Tensor, attention_mask: Tensor | None) -> Tensor:
+        x = self.norm(x)
         if self.config.pool == "mean":
             if attention_mask is None:
                 return x.mean(dim=1)
@@ -134,13 +150,6 @@ class TextModel(nn.Module):
             weights = real[..., None].to(x.dtype)  # [B, N, 1]
             return (x * weights).sum(dim=1) / weights.sum(dim=1)
         return x[:, 0] if self.pooler is None else self.pooler(x[:, 0]).tanh()
-
-    def tokens(
-        self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
-    ) -> Tensor:
-        """All tokens after the last layer, ``[B, N, D]``."""
-        x = self.embed(input_ids, *args, **kwargs)  # [B, N, D]
-        return self.norm(self.encoder(x, self._checked_mask(attention_mask, x, input_ids)))
 
     def embed(
         self,

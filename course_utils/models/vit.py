@@ -113,11 +113,17 @@ class ViT(nn.Module):
         Raises:
             ValueError: for a wrong number of channels, a wrong size, or a mask that does not fit.
         """
-        return self.head(self.features(images, mask=mask, interpolate=interpolate))
+        return self.forward_head(self.encoder(self.embed(images, mask=mask, interpolate=interpolate)))
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """What follows the encoder: its tokens ``[B, T, D]`` to what :meth:`forward` returns."""
+        return self.head(self._pooled(x))
 
     def features(self, images: Tensor, *, mask: Tensor | None = None, interpolate: bool = False) -> Tensor:
         """What the head reads, ``[B, D]``; arguments as for :meth:`forward`."""
-        x = self.encoder(self.embed(images, mask=mask, interpolate=interpolate))  # [B, T, D]
+        return self._pooled(self.encoder(self.embed(images, mask=mask, interpolate=interpolate)))
+
+    def _pooled(self, x: Tensor) -> Tensor:
         return self.norm(x[:, self.config.prefix :].mean(dim=1) if self.config.pool == "mean" else x[:, 0])
 
     def tokens(self, images: Tensor, *, mask: Tensor | None = None, interpolate: bool = False) -> Tensor:
