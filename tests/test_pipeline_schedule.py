@@ -27,7 +27,7 @@ many = settings(max_examples=40, deadline=None)  # the machine may be busy
 
 def every_schedule(ranks: int, micro_batches: int) -> list[Schedule]:
     made = [recipe(ranks, micro_batches) for recipe in PLAIN]
-    if micro_batches % ranks == 0:
+    if micro_batches % ranks == 0 or micro_batches < ranks:
         made += [interleaved(ranks, micro_batches, chunks) for chunks in (1, 2, 3)]
     if micro_batches >= 2 * ranks:
         made.append(dualpipe_v(ranks, micro_batches))
@@ -99,7 +99,7 @@ def test_single_stage_recipes_are_what_torch_runs(name: str, recipe: Recipe) -> 
 def test_multi_stage_recipes_are_the_tables_of_torch(name: str, recipe: Recipe, chunks: int) -> None:
     sizes = [(p, m) for p, m in SIZES if p > 1]
     if "Interleaved1F1B" in name:
-        sizes = [(p, m) for p, m in sizes if m % p == 0]
+        sizes = [(p, m) for p, m in sizes if m % p == 0 or m < p]
     if "ZeroBubble" in name:  # torch deals micro-batches out in m // p rounds, and wants them even
         sizes = [(p, m) for p, m in sizes if m % max(1, m // p) == 0]
     if "DualPipe" in name:
@@ -281,12 +281,11 @@ def test_forgotten_weights_are_refused() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: interleaved(4, 10), "cannot deal 10 micro-batches out to 4 ranks .* such as 8 or 12"),
-        (lambda: interleaved(4, 3), "choose a multiple of 4, such as 4$"),
-        (lambda: interleaved(4, 8, 0), "cannot hold 0 chunks"),
-        (lambda: dualpipe_v(4, 7), "8 stages and needs as many micro-batches or more, not 7: choose 8 or more"),
-        (lambda: gpipe(0, 4), "cannot have 0 ranks: give 1 or more"),
-        (lambda: zero_bubble_v(2, 0), "cannot have 0 micro-batches"),
+        (lambda: interleaved(4, 10), "10 micro-batches .* 4 ranks .* 8 or 12"),
+        (lambda: interleaved(4, 8, 0), "0 chunks"),
+        (lambda: dualpipe_v(4, 7), "8 stages .* not 7"),
+        (lambda: gpipe(0, 4), "0 ranks"),
+        (lambda: zero_bubble_v(2, 0), "0 micro-batches"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(call: Callable[[], Schedule], words: str) -> None:

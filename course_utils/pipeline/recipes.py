@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from course_utils.pipeline.schedule import Action, B, F, I, Kind, Schedule, W, parts
+from course_utils.pipeline.schedule import Action, B, F, I, Kind, Schedule, W, check_groups, parts
 
 
 def naive(ranks: int, micro_batches: int) -> Schedule:
@@ -24,7 +24,14 @@ def gpipe(ranks: int, micro_batches: int) -> Schedule:
 
 
 def one_f_one_b(ranks: int, micro_batches: int) -> Schedule:
-    """One forward, one backward: a rank runs ahead just as far as the first gradient takes to come back."""
+    """One forward, one backward: a rank runs ahead just as far as the first gradient takes to come back.
+
+    Rank 1 of 4, with 8 micro-batches::
+
+        F0 F1                                # warm-up: p - 1 - r forwards
+        F2 B0 F3 B1 F4 B2 F5 B3 F6 B4 F7 B5  # steady: one forward, one backward
+        B6 B7                                # cool-down: the backwards that are left
+    """
     return _run_ahead("1F1B", ranks, micro_batches, lambda rank: min(micro_batches, ranks - 1 - rank))
 
 
@@ -53,30 +60,25 @@ def interleaved(ranks: int, micro_batches: int, chunks: int = 2) -> Schedule:
         chunks: stages per rank. With one it is plain 1F1B.
 
     Raises:
-        ValueError: when the micro-batches cannot be dealt out in groups of p.
+        ValueError: when the micro-batches are more than p, and cannot be dealt out in groups of p.
     """
     _check_sizes(ranks, micro_batches)
     if chunks < 1:
         raise ValueError(f"a rank cannot hold {chunks} chunks: give 1 or more")
     if chunks == 1:
         return one_f_one_b(ranks, micro_batches)
-    if micro_batches % ranks:
-        fitting = f"{micro_batches // ranks * ranks} or " if micro_batches > ranks else ""
-        raise ValueError(
-            f"interleaved 1F1B cannot deal {micro_batches} micro-batches out to {ranks} ranks in groups of {ranks}: "
-            f"choose a multiple of {ranks}, such as {fitting}{(micro_batches // ranks + 1) * ranks}"
-        )
-    total = micro_batches * chunks
+    check_groups(ranks, micro_batches)
+    total, group = micro_batches * chunks, min(ranks, micro_batches)
     programs = []
     for rank in range(ranks):
-        ahead = min(total, (chunks - 1) * ranks + 2 * (ranks - 1 - rank))
+        ahead = min(total, (chunks - 1) * group + 2 * (ranks - 1 - rank))
         tokens: list[tuple[Kind, int]] = []
         for step in range(total + ahead):
             if step < total:
-                chunk = step // ranks % chunks
+                chunk = step // group % chunks
                 tokens.append((F, chunk * ranks + rank))
             if step >= ahead:
-                chunk = chunks - 1 - (step - ahead) // ranks % chunks  # backward, the last chunk comes first
+                chunk = chunks - 1 - (step - ahead) // group % chunks  # backward, the last chunk comes first
                 tokens.append((B, chunk * ranks + rank))
         programs.append(_actions(tokens))
     return Schedule(f"interleaved x{chunks}", tuple(programs), tuple(range(ranks)) * chunks, micro_batches)

@@ -168,6 +168,20 @@ def parts(action: Action) -> list[Action]:
     return [action._replace(kind=I), action._replace(kind=W)] if action.kind is B else [action]
 
 
+def check_groups(ranks: int, micro_batches: int) -> None:
+    """Interleaved 1F1B deals micro-batches out in groups of p, or in one group that is smaller.
+
+    Raises:
+        ValueError: when a group would stay incomplete.
+    """
+    if micro_batches > ranks and micro_batches % ranks:
+        fewer = micro_batches // ranks * ranks
+        raise ValueError(
+            f"interleaved 1F1B cannot deal {micro_batches} micro-batches out to {ranks} ranks in groups of {ranks}: "
+            f"choose a multiple of {ranks}, such as {fewer} or {fewer + ranks}"
+        )
+
+
 def check_complete(schedule: Schedule) -> None:
     """Every stage must take every micro-batch forward once and backward once, on the rank that holds it.
 

@@ -5,7 +5,8 @@ The bubble, the time in which ranks wait, is stated in two ways that are often m
     fraction of the step   (p-1)/(m+p-1)   idle time / all time            GPipe, Huang et al. 2019, section 2.3
     overhead over ideal    (p-1)/m         (step - ideal) / ideal time     Narayanan et al. 2021, section 2.2.1
 
-with p ranks and m micro-batches, for GPipe and 1F1B alike; with v chunks a rank the overhead is v times smaller.
+with p ranks and m micro-batches, for GPipe and 1F1B alike. With v chunks a rank, and m of p or more, the overhead is v
+times smaller.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from course_utils.pipeline.schedule import Action, Kind, Message, Schedule, replay
+from course_utils.pipeline.schedule import Action, Kind, Message, Schedule, check_groups, replay
 
 PerStage = float | Sequence[float]
 
@@ -187,35 +188,27 @@ def simulate(schedule: Schedule, costs: Costs | None = None) -> Timeline:
 
 
 def bubble_overhead(ranks: int, micro_batches: int, chunks: int = 1) -> float:
-    """Idle time over ideal time, (p-1)/(m v): GPipe and 1F1B (v = 1), interleaved 1F1B (v chunks a rank).
+    """Idle time over ideal time of GPipe and 1F1B (v = 1) and of interleaved 1F1B (v chunks a rank).
 
-    Even stages, no transfer time. Narayanan et al. 2021, sections 2.2.1 and 2.2.2.
+    (p-1)/(m v) for p micro-batches or more (Narayanan et al. 2021, sections 2.2.1 and 2.2.2). With fewer, a rank has
+    nothing to do between two of its chunks: (p-1 + (v-1)(p-m)) / (m v). One micro-batch has p-1, whatever v is.
+    Even stages, no transfer time.
+
+    Raises:
+        ValueError: for several chunks and a number of micro-batches that interleaved 1F1B cannot deal out.
     """
-    return (ranks - 1) / (micro_batches * chunks)
+    if chunks > 1:
+        check_groups(ranks, micro_batches)
+    return (ranks - 1 + (chunks - 1) * max(0, ranks - micro_batches)) / (micro_batches * chunks)
 
 
 def bubble_fraction(ranks: int, micro_batches: int, chunks: int = 1) -> float:
-    """Idle time over the whole step, (p-1)/(m v + p - 1); with v = 1, Huang et al. 2019, section 2.3."""
-    return (ranks - 1) / (micro_batches * chunks + ranks - 1)
+    """Idle time over the whole step: (p-1)/(m v + p - 1) for p micro-batches or more, see :func:`bubble_overhead`.
 
-
-def bubble_overhead_zb_h1(
-    ranks: int, micro_batches: int, forward: float = 1.0, backward_input: float = 1.0, backward_weight: float = 1.0
-) -> float:
-    """Idle time over ideal time of ZB-H1, (p-1)(f+i-w) / (m(f+i+w)): a third of 1F1B's when all three are alike.
-
-    For m of p or more, and a w no longer than f and than i: a longer one holds other ranks up. Qi et al. 2024.
-
-    Raises:
-        ValueError: when the formula does not hold; the message says what does not fit.
+    With v = 1, Huang et al. 2019, section 2.3.
     """
-    _check("micro_batches", micro_batches, micro_batches >= ranks, f"{ranks} or more, the number of ranks")
-    shorter = min(forward, backward_input)
-    _check(
-        "backward_weight", backward_weight, backward_weight <= shorter, f"{shorter} or less, for the formula to hold"
-    )
-    step = forward + backward_input + backward_weight
-    return (ranks - 1) * (forward + backward_input - backward_weight) / (micro_batches * step)
+    overhead = bubble_overhead(ranks, micro_batches, chunks)
+    return overhead / (1 + overhead)
 
 
 def peak_live_1f1b(ranks: int, micro_batches: int) -> list[int]:

@@ -25,11 +25,11 @@ function tokens(recipe, p, m, v, rank) { // what a rank does, as [kind, stage]; 
     add(rank, ["W", down]);
     return list;
   }
-  const total = m * v, split = recipe === "zero_bubble_h1", late = split ? rank : 0;
+  const total = m * v, group = Math.min(p, m), split = recipe === "zero_bubble_h1", late = split ? rank : 0;
   const ahead = recipe === "naive" ? 0 : recipe === "gpipe" ? m
-    : v > 1 ? Math.min(total, (v - 1) * p + 2 * (p - 1 - rank)) : Math.min(m, p - 1 - rank);
-  const stage = step => v > 1 ? Math.floor(step / p) % v * p + rank : rank;
-  const back = step => v > 1 ? (v - 1 - Math.floor(step / p) % v) * p + rank : rank;
+    : v > 1 ? Math.min(total, (v - 1) * group + 2 * (p - 1 - rank)) : Math.min(m, p - 1 - rank);
+  const stage = step => v > 1 ? Math.floor(step / group) % v * p + rank : rank;
+  const back = step => v > 1 ? (v - 1 - Math.floor(step / group) % v) * p + rank : rank;
   for (let step = 0; step < total + ahead + late; step++) {
     if (step < total) list.push(["F", stage(step)]);
     if (step >= ahead && step < total + ahead) list.push([split ? "I" : "B", back(step - ahead)]);
@@ -39,10 +39,10 @@ function tokens(recipe, p, m, v, rank) { // what a rank does, as [kind, stage]; 
 }
 
 function pipelineProblem(recipe, p, m, v) { // why the package refuses these sizes; empty when it does not
-  if (recipe !== "interleaved" || v === 1 || m % p === 0) return "";
+  if (recipe !== "interleaved" || v === 1 || m % p === 0 || m < p) return "";
   const below = Math.floor(m / p) * p;
   return `interleaved 1F1B cannot deal ${m} micro-batches out to ${p} ranks in groups of ${p}: ` +
-    `choose a multiple of ${p}, such as ${m > p ? `${below} or ` : ""}${below + p}`;
+    `choose a multiple of ${p}, such as ${below} or ${below + p}`;
 }
 
 function simulatePipeline(recipe, p, m, chunks, ratio, transfer) { // spans [rank, kind, stage, micro-batch, start, end] and what follows
