@@ -21,8 +21,9 @@ BELOW_TRAINING = SHARED | BASE | PARALLEL | {"plan", "tuning"}
 ALLOWED: dict[str, set[str]] = {
     **{name: {"files"} for name in SHARED},
     **dict.fromkeys(BASE, SHARED),
-    "plan": SHARED | BASE,  # counts a model from its configuration
-    **dict.fromkeys(PARALLEL - {"zero", "hybrid"}, SHARED | BASE | {"plan"}),
+    "pipeline": set(),  # torch alone: the folder can be copied
+    "plan": SHARED | BASE | {"pipeline"},  # counts a model from its configuration
+    **dict.fromkeys(PARALLEL - {"pipeline", "zero", "hybrid"}, SHARED | BASE | {"plan"}),
     "zero": SHARED | BASE | {"plan", "data_parallel"},
     "hybrid": SHARED | BASE | PARALLEL | {"plan"},
     "tuning": SHARED | BASE | {"plan"},

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import functools
-import sys
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from itertools import pairwise
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining import schedules as theirs
 from torch.utils.flop_counter import FlopCounterMode
@@ -20,9 +22,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from course_utils.bench import pipeline as bench
 from course_utils.launch import Delay, RankTimeout, launch
 from course_utils.measure import Ledger, held
+from course_utils.measure.live import LiveMemory
 from course_utils.models import TextConfig, TextModel, ViT, ViTConfig
-from course_utils.pipeline import Pipeline, cut, on_one_clock
-from course_utils.pipeline.messages import Messenger
+from course_utils.pipeline import Pipeline, on_one_clock, split_into_stages
+from course_utils.pipeline.pipeline import Live
 from course_utils.pipeline.recipes import (
     dualpipe_v,
     gpipe,
@@ -32,9 +35,10 @@ from course_utils.pipeline.recipes import (
     zero_bubble_h1,
     zero_bubble_v,
 )
-from course_utils.pipeline.schedule import Kind, Message, Schedule, replay
+from course_utils.pipeline.schedule import Kind, Schedule, replay
 from course_utils.pipeline.simulator import Costs, Span, boundary_bytes, simulate
-from course_utils.pipeline.stage_pass import StagePass
+from course_utils.pipeline.stages import stage_layers
+from course_utils.pipeline.zero_bubble import SplitBackward
 
 RECIPES: dict[str, Callable[[int, int], Schedule]] = {
     "naive": naive,
@@ -180,35 +184,41 @@ class WholeModelEverywhere(Pipeline):
 
 
 class SumOfLosses(Pipeline):
-    def _gradient(self, stage: int, micro_batch: int) -> Tensor:
-        gradient = super()._gradient(stage, micro_batch)
-        return torch.ones_like(gradient) if stage == self.schedule.stages - 1 else gradient
+    """Forgets that each micro-batch counts 1/m."""
+
+    def __init__(self, model: nn.Module, schedule: Schedule, loss_fn: Any) -> None:
+        super().__init__(model, schedule, lambda output, target: schedule.micro_batches * loss_fn(output, target))
 
 
 class KeepsActivations(Pipeline):
-    def _compute(self, action: Any) -> None:
-        super()._compute(action)
-        self.kept = [*getattr(self, "kept", []), *self._live.values()]
+    """Holds on to what its stages returned, and by that to the graph behind it."""
+
+    def __init__(self, model: nn.Module, schedule: Schedule, loss_fn: Any) -> None:
+        super().__init__(model, schedule, loss_fn)
+        self.kept: list[Tensor] = []
+        for stage in self.stages.values():
+            stage.register_forward_hook(lambda _, args, output: self.kept.append(output))
 
 
-class BlockingSends(Pipeline):
-    """Waits for every send, and begins to receive no earlier than it must."""
+class Work:
+    """Stands for a send or a receive under way."""
 
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self._messenger.__class__ = Blocking
+    def __init__(self, wait: Callable[[], Any]) -> None:
+        self.wait = wait
 
 
-class Blocking(Messenger):
-    def _start_send(self, message: Message, tensor: Tensor, tag: int) -> None:
-        dist.send(tensor, message.target, tag=tag)
+def send_and_wait(tensor: Tensor, **where: Any) -> Work:
+    dist.send(tensor, **where)
+    return Work(lambda: None)
 
-    def _finish(self, message: Message) -> None:
-        pass
 
-    def expect(self, message: Message) -> None:
-        if sys._getframe(1).f_code is Messenger.receive.__code__:
-            super().expect(message)
+def receive_when_needed(tensor: Tensor, **where: Any) -> Work:
+    return Work(lambda: dist.recv(tensor, **where))
+
+
+def two_blocking_steps(schedule: Schedule) -> Facts:
+    with mock.patch.multiple(dist, isend=send_and_wait, irecv=receive_when_needed):
+        return two_steps("rows", schedule)
 
 
 def test_what_only_pretends_is_found() -> None:
@@ -235,33 +245,46 @@ def test_blocking_sends_hang_where_the_replay_says_so() -> None:
     with pytest.raises(ValueError, match="hangs, for each waits for another"):
         replay(one_f_one_b(2, 4), blocking_sends=True)
     replay(gpipe(2, 4), blocking_sends=True)
-    launch(lambda: two_steps("rows", gpipe(2, 4), BlockingSends), 2)
+    launch(lambda: two_blocking_steps(gpipe(2, 4)), 2)
     with pytest.raises(RankTimeout):
-        launch(lambda: two_steps("rows", one_f_one_b(2, 4), BlockingSends), 2, timeout=2)
+        launch(lambda: two_blocking_steps(one_f_one_b(2, 4)), 2, timeout=2)
 
 
 # --- messages
 
 
-class Watched(Messenger):
-    most = 0
-
-    def send(self, message: Message, tensor: Tensor) -> None:
-        super().send(message, tensor)
-        self.most = max(self.most, len(self._going))
-
-
 def test_send_buffers_are_released_on_the_way() -> None:
     def run() -> tuple[int, int]:
-        pipeline = Pipeline(make("rows", 4), one_f_one_b(4, 24), F.cross_entropy)
-        pipeline._messenger.__class__ = Watched
-        x, y, _ = batch("rows", 24)
-        pipeline.run(x, y)
-        return pipeline._messenger.most, len(pipeline._messenger._going)  # type: ignore[attr-defined]
+        under_way, most, isend = set(), 0, dist.isend
+
+        def watched(tensor: Tensor, **where: Any) -> Work:
+            nonlocal most
+            work = isend(tensor, **where)
+            assert work is not None
+            watched_work = Work(lambda: (work.wait(), under_way.remove(watched_work)))
+            under_way.add(watched_work)
+            most = max(most, len(under_way))
+            return watched_work
+
+        with mock.patch.object(dist, "isend", watched):
+            pipeline = Pipeline(make("rows", 4), one_f_one_b(4, 24), F.cross_entropy)
+            x, y, _ = batch("rows", 24)
+            pipeline.run(x, y)
+        return most, len(under_way)
 
     for most, after in launch(run, 4):
         assert 0 < most <= 9, "24 micro-batches, yet no rank has more in flight than run ahead of each other"
         assert after == 0
+
+
+def test_a_micro_batch_that_waits_for_its_backward_does_not_hold_its_result() -> None:
+    layer, x = nn.Linear(8, 1000), torch.randn(4, 8)
+    with LiveMemory() as memory:
+        result = layer(x)
+        live, held_before = Live(x, get_gradient_edge(result), None), memory.now
+        del result
+        assert memory.now == held_before - 4 * 1000 * 4
+        live.backward(torch.ones(4, 1000))
 
 
 def test_half_precision_uneven_stages_and_two_pipelines_side_by_side() -> None:
@@ -273,7 +296,7 @@ def test_half_precision_uneven_stages_and_two_pipelines_side_by_side() -> None:
         loss_fn = lambda output, target: F.cross_entropy(output.float(), target)  # noqa: E731
         pipeline = Pipeline(model, one_f_one_b(2, 4), loss_fn, layers=[4, 1], group=groups[rank % 2])
         loss = pipeline.run(x.bfloat16() if rank < 2 else None, y if rank >= 2 else None)
-        sizes = [sum(1 for _ in stage.children()) for stage in pipeline.stages.values()]
+        sizes = [len(stage.part) for stage in pipeline.stages.values()]
         return (
             None if loss is None else loss.item(),
             sizes,
@@ -305,14 +328,14 @@ def test_torch_pipelining_gives_the_same() -> None:
     def torch_run(name: str, ranks: int, m: int) -> tuple[Any, dict[str, Tensor]]:
         order = pairs[name](ranks, m)
         mine, stages = order.stages_of(dist.get_rank()), order.stages
-        parts = cut(make("rows", 4), stages)
+        parts = split_into_stages(make("rows", 4), stages)
         x, y, _ = batch("rows", 2 * m)
         made = [PipelineStage(parts[i], i, stages, torch.device("cpu")) for i in mine]
         schedule = getattr(theirs, name)(made if len(made) > 1 else made[0], m, loss_fn=F.cross_entropy)
         losses: list[Tensor] = []
         wanted = {"target": y, "losses": losses} if stages - 1 in mine else {}
         schedule.step(*[x] * (0 in mine), **wanted)
-        gradients = {n: p.grad for i in mine for n, p in parts[i].named_parameters()}
+        gradients = {n: p.grad for i in mine for n, p in parts[i].part.named_parameters()}
         return torch.stack(losses).mean() if losses else None, gradients  # type: ignore[return-value]
 
     def run() -> None:
@@ -397,6 +420,12 @@ def stages_to_split() -> dict[str, nn.Module]:
     }
 
 
+def forward(stage: nn.Module, x: Tensor, *, split: bool) -> Live:
+    with SplitBackward(stage) if split else nullcontext() as record:
+        result = stage(x)
+    return Live(x, get_gradient_edge(result) if result.requires_grad else None, record)
+
+
 @pytest.mark.parametrize("name", stages_to_split())
 @pytest.mark.parametrize("first", [False, True])
 def test_two_parts_make_one_backward(name: str, first: bool) -> None:
@@ -408,16 +437,15 @@ def test_two_parts_make_one_backward(name: str, first: bool) -> None:
         stage.zero_grad()
         own = x.clone() if first else x.clone().requires_grad_()
         for repeat in range(2):  # gradients add up
-            step, result = StagePass.forward(stage, own, stage, split=split)
-            assert not result.requires_grad
-            if split:
-                of_input = step.backward_input(gradient)
+            live = forward(stage, own, split=split)
+            if live.split is not None:
+                of_input = live.backward_input(gradient)
                 if name == "mlp" and not repeat:
                     assert not any(p.grad is not None for p in stage.parameters()), "the weights' turn is later"
-                step.backward_weight()
+                live.split.backward_weight()
             else:
                 own.grad = None
-                of_input = step.backward(gradient)
+                of_input = live.backward(gradient)
         return [of_input, *(p.grad for p in stage.parameters())]
 
     whole, parts = gradients(split=False), gradients(split=True)
@@ -434,16 +462,17 @@ def test_two_parts_multiply_no_more_than_one() -> None:
     product = 2 * 16 * 32 * 32
     counts = {}
     for split in (False, True):
-        step, _ = StagePass.forward(stage, x, stage, split=split)
+        live = forward(stage, x, split=split)
         with FlopCounterMode(display=False) as first:
-            step.backward_input(gradient) if split else step.backward(gradient)
+            live.backward_input(gradient) if split else live.backward(gradient)
         with FlopCounterMode(display=False) as second:
-            step.backward_weight() if split else None
+            if live.split is not None:
+                live.split.backward_weight()
         counts[split] = (first.get_total_flops(), second.get_total_flops())
     assert counts == {False: (8 * product, 0), True: (4 * product, 4 * product)}
 
 
-# --- cutting
+# --- splitting a model
 
 
 @pytest.mark.parametrize("kind", ["rows", "vit", "text"])
@@ -453,17 +482,35 @@ def test_stages_in_a_row_are_the_model(kind: str, stages: int | list[int]) -> No
     names = dict(model.named_parameters())
     x, _, extra = batch(kind, 3)
     want = model(x, **extra)
-    parts = cut(model, stages)
+    parts = split_into_stages(model, stages)
     got = x
     for part in parts:
         got = part(got, **extra)
     assert torch.equal(got, want)
-    found = [(name, parameter) for part in parts for name, parameter in part.named_parameters()]
+    found = [(name, parameter) for stage in parts for name, parameter in stage.part.named_parameters()]
     assert sorted(name for name, _ in found) == sorted(names)
     assert all(parameter is names[name] for name, parameter in found), "shared, not copied"
     assert torch.equal(model(x, **extra), want), "the model itself is as it was"
-    together = {key: value for part in parts for key, value in part.state_dict().items()}
+    together = {key: value for stage in parts for key, value in stage.part.state_dict().items()}
     assert together.keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("layers", "stages", "want"),
+    [
+        (10, 4, [2, 3, 3, 2]),
+        (11, 4, [3, 3, 3, 2]),
+        (70, 12, [5, *[6] * 10, 5]),  # as BLOOM was
+        (7, 2, [4, 3]),
+        (4, 3, [1, 2, 1]),
+        (8, 8, [1] * 8),
+        (5, 1, [5]),
+    ],
+)
+def test_the_ends_get_the_fewer_layers(layers: int, stages: int, want: list[int]) -> None:
+    assert stage_layers(layers, stages) == want
+    parts = split_into_stages(nn.Sequential(*(nn.Linear(1, 1) for _ in range(layers))), stages)
+    assert [len(stage.part) for stage in parts] == want
 
 
 class Ids(nn.Module):
@@ -471,22 +518,27 @@ class Ids(nn.Module):
         return x.argmax(-1)
 
 
+def normed_inside() -> nn.Module:
+    model = make("vit", 2)
+    model.encoder.add_module("last_norm", nn.LayerNorm(WIDTH))  # type: ignore[union-attr, operator]
+    return model
+
+
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (
-            lambda: cut(make("vit", 3), 4),
-            "ViT has 3 layers, too few for 4 stages: each stage needs one. Choose at most 3",
-        ),
-        (lambda: cut(make("rows", 3), [1, 1]), r"stages of \[1, 1\] layers have 2 together, but Sequential has 3"),
-        (lambda: cut(make("rows", 3), [0, 3]), "give one or more to each stage, 3 in all"),
-        (lambda: cut(make("rows", 3), 0), "cannot be cut into 0 stages: give 1 or more"),
-        (lambda: cut(nn.Linear(2, 2), 2), "Linear has no row of layers that can be cut"),
-        (lambda: dualpipe_v(4, 4), "has 8 stages and needs as many micro-batches or more, not 4"),
-        (lambda: interleaved(4, 6), "choose a multiple of 4, such as 4 or 8"),
+        (lambda: split_into_stages(make("vit", 3), 4), "ViT has 3 layers .* into 4 stages"),
+        (lambda: split_into_stages(make("rows", 3), [1, 1]), r"\[1, 1\] .* 2 together, but Sequential has 3"),
+        (lambda: split_into_stages(make("rows", 3), [0, 3]), r"\[0, 3\] .* one or more to each stage"),
+        (lambda: split_into_stages(make("rows", 3), []), "one or more to each stage"),
+        (lambda: split_into_stages(make("rows", 3), 0), "into 0 stages"),
+        (lambda: split_into_stages(nn.Linear(2, 2), 2), "Linear has no row of layers"),
+        (lambda: split_into_stages(normed_inside(), 2), r"encoder\.last_norm\.weight"),
+        (lambda: dualpipe_v(4, 4), "8 stages .* not 4"),
+        (lambda: interleaved(4, 6), "4 or 8"),
     ],
 )
-def test_what_cannot_be_cut_is_refused_in_a_sentence(build: Callable[[], Any], words: str) -> None:
+def test_what_cannot_be_split_is_refused_in_a_sentence(build: Callable[[], Any], words: str) -> None:
     with pytest.raises((ValueError, TypeError), match=words):
         build()
 
@@ -494,9 +546,9 @@ def test_what_cannot_be_cut_is_refused_in_a_sentence(build: Callable[[], Any], w
 def test_a_parameter_of_two_stages_is_named() -> None:
     model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Linear(3, 3))
     model[2].weight = model[0].weight
-    with pytest.raises(ValueError, match=r"the stages 0 and 1 share 0\.weight: each would train a copy of its own"):
-        cut(model, [2, 1])
-    cut(nn.Sequential(nn.Sequential(model[0], model[2]), model[1]), 2)
+    with pytest.raises(ValueError, match=r"stages 0 and 1 share 0\.weight"):
+        split_into_stages(model, [2, 1])
+    split_into_stages(nn.Sequential(nn.Sequential(model[0], model[2]), model[1]), 2)
 
 
 def test_what_does_not_fit_is_said_before_anyone_waits() -> None:
@@ -513,7 +565,7 @@ def test_what_does_not_fit_is_said_before_anyone_waits() -> None:
         pipeline = Pipeline(make("rows", 4), schedule, F.cross_entropy)
         texts = {
             "world": said(lambda: Pipeline(make("rows", 4), one_f_one_b(4, 4), F.cross_entropy)),
-            "stages": said(lambda: Pipeline(cut(make("rows", 4), 4), schedule, F.cross_entropy)),
+            "stages": said(lambda: Pipeline(split_into_stages(make("rows", 4), 4), schedule, F.cross_entropy)),
             "batch": said(lambda: pipeline.run(x[:6], y[:6])),
             "small": said(lambda: pipeline.run(x[:3], y[:3])),
             "missing": said(lambda: pipeline.run()),
@@ -527,19 +579,18 @@ def test_what_does_not_fit_is_said_before_anyone_waits() -> None:
         return texts
 
     first, second = launch(run, 2)
-    assert "was made for 4 ranks, but the group has 2: make it for 2, or start 4 processes" in first["world"]
-    assert "has 2 stages, but the model was cut into 4" in first["stages"]
-    assert first["batch"].startswith(
-        "inputs of 6 samples cannot be cut into 4 equal micro-batches: choose a batch of 4 or 8"
-    )
+    assert "made for 4 ranks, but the group has 2" in first["world"]
+    assert "has 2 stages, but the model was split into 4" in first["stages"]
+    assert first["batch"].startswith("inputs of 6 samples")
+    assert "4 or 8" in first["batch"]
     assert second["batch"].startswith("targets of 6 samples")
-    assert "choose a batch of 4, and drop_last" in first["small"]
-    assert first["missing"] == "rank 0 holds stage 0 and got no inputs: pass them to run()"
-    assert second["missing"] == "rank 1 holds stage 1 and got no targets: pass them to run()"
-    assert first["mask"].startswith("attention_mask of 7 samples cannot be cut into 4")
+    assert "a batch of 4, and drop_last" in first["small"]
+    assert first["missing"].startswith("rank 0 holds stage 0 and got no inputs")
+    assert second["missing"].startswith("rank 1 holds stage 1 and got no targets")
+    assert first["mask"].startswith("attention_mask of 7 samples")
     assert "stage 0 returned [4, 8] of float64 for micro-batch 0, and [2, 8] of float64 before" in first["shape"]
     assert "drop_last=True" in first["shape"]
-    assert "stage 0 returned torch.int64: a stage hands on one tensor of floats" in first["ids"]
+    assert "stage 0 returned torch.int64" in first["ids"]
 
 
 def test_a_loss_that_is_no_mean_is_refused() -> None:
@@ -547,7 +598,7 @@ def test_a_loss_that_is_no_mean_is_refused() -> None:
         pipeline = Pipeline(make("rows", 1), one_f_one_b(1, 2), functools.partial(F.cross_entropy, reduction="none"))
         pipeline.run(*batch("rows", 4)[:2])
 
-    with pytest.raises(Exception, match=r"loss_fn returned a tensor of shape \[2\]: it must return one number"):
+    with pytest.raises(Exception, match=r"loss_fn returned .* shape \[2\]"):
         launch(run, 1)
 
 

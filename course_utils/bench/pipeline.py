@@ -15,7 +15,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B
 from course_utils.bench.runner import Result, Run, compare, interleave
 from course_utils.launch import launch
 from course_utils.models import ViT, ViTConfig
-from course_utils.pipeline import Pipeline, cut
+from course_utils.pipeline import Pipeline, split_into_stages
 from course_utils.pipeline.recipes import one_f_one_b
 
 GOAL = 1.10
@@ -46,7 +46,7 @@ def time_both(config: ViTConfig, batch: int, repetitions: int) -> dict[str, list
     labels = torch.randint(config.num_classes, (batch,))
     rank, last = dist.get_rank(), dist.get_rank() == RANKS - 1
     model = ViT(config)
-    theirs = cut(copy.deepcopy(model), RANKS)[rank]
+    theirs = split_into_stages(copy.deepcopy(model), RANKS)[rank]
     ours = Pipeline(model, one_f_one_b(RANKS, MICRO_BATCHES), F.cross_entropy)
     schedule = Schedule1F1B(PipelineStage(theirs, rank, RANKS, torch.device("cpu")), MICRO_BATCHES, F.cross_entropy)
 

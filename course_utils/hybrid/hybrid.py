@@ -19,7 +19,7 @@ from course_utils.data_parallel.replicas import make_equal
 from course_utils.hybrid.mesh import Mesh
 from course_utils.pipeline.pipeline import LossFunction, Pipeline
 from course_utils.pipeline.schedule import Schedule
-from course_utils.pipeline.stages import cut as cut_into_stages
+from course_utils.pipeline.stages import Stage
 from course_utils.tensor.tensor_parallel import cuts_of, full_state_dict, tensor_parallel
 
 
@@ -36,7 +36,7 @@ class HybridParallel:
         optimizer.step()
 
     Args:
-        model: the whole model, untouched; ViT, TextModel, or what :func:`tensor_parallel` and ``stages.cut`` take.
+        model: the whole model, untouched; ViT, TextModel, or what ``split_into_stages`` and ``tensor_parallel`` take.
         schedule: of the pipeline, for as many ranks as the mesh has stages.
         loss_fn: from an output and a target to the mean loss of a micro-batch.
         layers: of each stage; by default as even as can be.
@@ -59,9 +59,8 @@ class HybridParallel:
     ) -> None:
         self.mesh = mesh
         slices = tensor_parallel(model, mesh.group("tensor"))
-        stages = cut_into_stages(slices, layers or schedule.stages)
-        self.pipeline = Pipeline(stages, schedule, loss_fn, group=mesh.group("pipeline"))
-        self.stages = self.pipeline.stages
+        self.pipeline = Pipeline(slices, schedule, loss_fn, layers=layers, group=mesh.group("pipeline"))
+        self.stages = {number: stage for number, stage in self.pipeline.stages.items() if isinstance(stage, Stage)}
         for stage in self.stages.values():
             make_equal(stage, mesh.group("data"))
         self._cut = {id(p) for part in self.stages.values() for p in _cut_parameters(part)}
@@ -123,7 +122,7 @@ class HybridParallel:
         mine = {
             name: tensor
             for stage in self.stages.values()
-            for name, tensor in full_state_dict(stage, self.mesh.group("tensor")).items()
+            for name, tensor in full_state_dict(stage.part, self.mesh.group("tensor")).items()
         }
         parts: list[dict[str, Tensor]] = [{}] * self.mesh.grid.pipeline
         dist.all_gather_object(parts, mine, group=self.mesh.group("pipeline"))

@@ -1,4 +1,4 @@
-"""What the ranks of a pipeline hand to each other: sent without waiting, received ahead of time."""
+"""The point-to-point messages of a pipeline: sends that never wait, and receives that are posted ahead of time."""
 
 from __future__ import annotations
 
@@ -8,126 +8,116 @@ from torch import Tensor
 
 from course_utils.pipeline.schedule import Message, Receive, Schedule, Send, reordered
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.bool)
-HEADER = 10  # numbers that tell a shape: its dtype, its dimensions, up to eight sizes
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DIMENSIONS = 8  # of a message, at most
+
+Form = tuple[torch.dtype, torch.Size]
 
 
-class Messenger:
-    """Sends and receives what a schedule asks of this rank.
+class PointToPoint:
+    """This rank's side of all messages of a schedule.
 
-    What a stage returns has one shape in all micro-batches and steps. The sender tells it once, before its first
-    message; from then on a receive can be started before its message is needed.
-
-    Every message has a tag of its own, for in some schedules a rank takes messages in another order than they were
-    sent.
+    What a stage returns has one dtype and one shape in all micro-batches and steps. The first micro-batch tells it to
+    the next stage. From then on a receive can be posted before its message is needed.
 
     Raises:
-        ValueError: where such a schedule meets nccl, which knows no tags.
+        ValueError: where a schedule takes messages in another order than they are sent, and the backend is nccl, which
+            knows no tags.
     """
 
     def __init__(self, schedule: Schedule, group: dist.ProcessGroup | None = None) -> None:
-        if dist.get_backend(group) == "nccl" and (swapped := reordered(schedule)):
+        nccl = dist.get_backend(group) == "nccl"
+        if nccl and (swapped := reordered(schedule)):
             raise ValueError(
                 f"schedule {schedule.name!r} takes {len(swapped)} messages in another order than they are sent, and "
                 "nccl cannot tell them apart: use gloo, or a schedule such as 1F1B"
             )
         self.schedule, self.group = schedule, group
-        self._proofs = proofs(schedule, dist.get_rank(group))
-        self._shapes: dict[int, tuple[torch.dtype, torch.Size]] = {}  # of what each stage returns, once known
-        self._told: set[int] = set()  # stages of this rank whose shape the next rank knows
-        self._coming: dict[Message, tuple[dist.Work, Tensor]] = {}
-        self._going: dict[Message, tuple[dist.Work, Tensor]] = {}
+        self.device = torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+        self._forms: dict[int, Form] = {}  # of what each stage returns, once known
+        self._arrived = arrivals(schedule, dist.get_rank(group))
+        self._receiving: dict[Message, tuple[dist.Work, Tensor]] = {}
+        self._sending: dict[Message, tuple[dist.Work, Tensor]] = {}  # a tensor must live until it has arrived
 
-    def expect(self, message: Message) -> None:
-        """Start to receive, so that the message travels while this rank computes. Without its shape, do nothing."""
+    def irecv(self, message: Message) -> None:
+        """Post a receive, so that the message travels while this rank computes; nothing before its form is known."""
         made_by = message.stage if message.content == "activation" else message.stage - 1
-        if message not in self._coming and made_by in self._shapes:
-            self._coming[message] = self._start_receive(message, *self._shapes[made_by])
-
-    def receive(self, message: Message) -> Tensor:
-        """Wait for a message."""
-        if message.content == "activation" and message.stage not in self._shapes:
-            header = torch.empty(HEADER, dtype=torch.int64, device=_device(self.group))
-            dist.recv(header, group=self.group, group_src=message.source, tag=self._header_tag(message.stage))
-            dtype, dimensions, *sizes = header.tolist()
-            self._shapes[message.stage] = DTYPES[dtype], torch.Size(sizes[:dimensions])
-        self.expect(message)
-        work, tensor = self._coming.pop(message)
-        work.wait()
-        for arrived in self._proofs[message]:
-            self._finish(arrived)
-        return tensor
-
-    def send(self, message: Message, tensor: Tensor) -> None:
-        """Let a message go, without waiting: ranks that send to each other and wait would stand still for ever."""
-        if message.content == "activation":
-            self._tell_shape(message, tensor)
-        self._start_send(message, tensor.contiguous(), self._tag(message))
-
-    def finish(self) -> None:
-        """Wait until all that was sent has arrived."""
-        for message in list(self._going):
-            self._finish(message)
-
-    def _start_receive(self, message: Message, dtype: torch.dtype, shape: torch.Size) -> tuple[dist.Work, Tensor]:
-        tensor = torch.empty(shape, dtype=dtype, device=_device(self.group))
+        if message in self._receiving or made_by not in self._forms:
+            return
+        dtype, shape = self._forms[made_by]
+        tensor = torch.empty(shape, dtype=dtype, device=self.device)
         work = dist.irecv(tensor, group=self.group, group_src=message.source, tag=self._tag(message))
         assert work is not None
-        return work, tensor
+        self._receiving[message] = work, tensor
 
-    def _start_send(self, message: Message, tensor: Tensor, tag: int) -> None:
-        work = dist.isend(tensor, group=self.group, group_dst=message.target, tag=tag)
+    def recv(self, message: Message) -> Tensor:
+        """Wait for a message."""
+        if message.content == "activation" and message.stage not in self._forms:
+            self._forms[message.stage] = self._recv_form(message)
+        self.irecv(message)
+        work, tensor = self._receiving.pop(message)
+        work.wait()
+        for arrived in self._arrived[message]:
+            self._sending.pop(arrived)[0].wait()
+        return tensor
+
+    def isend(self, message: Message, tensor: Tensor) -> None:
+        """Send, and do not wait: two ranks that send to each other and wait would stand still for ever."""
+        if message.content == "activation":
+            self._agree_on_form(message, tensor)
+        tensor = tensor.contiguous()
+        work = dist.isend(tensor, group=self.group, group_dst=message.target, tag=self._tag(message))
         assert work is not None
-        self._going[message] = work, tensor  # which must live until it has gone
+        self._sending[message] = work, tensor
 
-    def _finish(self, message: Message) -> None:
-        self._going.pop(message)[0].wait()
+    def wait(self) -> None:
+        """Until all that was sent has arrived."""
+        while self._sending:
+            self._sending.popitem()[1][0].wait()
 
-    def _tell_shape(self, message: Message, tensor: Tensor) -> None:
-        """Tell the receiver what a stage's outputs look like, before the first; see to it that they stay alike."""
-        stage, form = message.stage, (tensor.dtype, tensor.shape)
-        agreed = self._shapes.setdefault(stage, form)
-        if agreed != form:
+    def _agree_on_form(self, message: Message, tensor: Tensor) -> None:
+        """The first micro-batch tells the next stage what will come; all others must be like it."""
+        form = tensor.dtype, tensor.shape
+        if message.stage not in self._forms:
+            self._forms[message.stage] = form
+            sizes = [*tensor.shape, *[-1] * (DIMENSIONS - tensor.dim())]
+            told = torch.tensor([DTYPES.index(tensor.dtype), *sizes], device=tensor.device)
+            self.isend(message._replace(content="form", micro_batch=0), told)
+        elif form != (agreed := self._forms[message.stage]):
             raise ValueError(
-                f"stage {stage} returned {_words(form)} for micro-batch {message.micro_batch}, and {_words(agreed)} "
-                f"before: stage {stage + 1} has room for the latter. Make all batches alike (drop_last=True, texts "
-                "padded to one length), or make a new Pipeline"
+                f"stage {message.stage} returned {_words(form)} for micro-batch {message.micro_batch}, and "
+                f"{_words(agreed)} before: stage {message.stage + 1} has room for the latter. Make all batches alike "
+                "(drop_last=True, texts padded to one length), or make a new Pipeline"
             )
-        if stage not in self._told:
-            self._told.add(stage)
-            told = [DTYPES.index(tensor.dtype), tensor.dim(), *tensor.shape]
-            header = torch.tensor(told + [0] * (HEADER - len(told)), device=tensor.device)
-            self._start_send(message._replace(content="shape"), header, self._header_tag(stage))
+
+    def _recv_form(self, message: Message) -> Form:
+        told = torch.empty(1 + DIMENSIONS, dtype=torch.int64, device=self.device)
+        tag = self._tag(message._replace(content="form", micro_batch=0))
+        dist.recv(told, group=self.group, group_src=message.source, tag=tag)
+        dtype, *sizes = told.tolist()
+        return DTYPES[dtype], torch.Size(size for size in sizes if size >= 0)
 
     def _tag(self, message: Message) -> int:
+        """A number of its own for each message: in some schedules a rank takes them in another order than they come."""
         number = message.stage * self.schedule.micro_batches + message.micro_batch
-        return 2 * number + (message.content == "gradient")
-
-    def _header_tag(self, stage: int) -> int:
-        return 2 * self.schedule.stages * self.schedule.micro_batches + stage
+        return 3 * number + ("activation", "gradient", "form").index(message.content)
 
 
-def proofs(schedule: Schedule, rank: int) -> dict[Message, list[Message]]:
-    """For each message that a rank receives, those of its own that have then arrived for certain.
+def arrivals(schedule: Schedule, rank: int) -> dict[Message, list[Message]]:
+    """For each message that a rank receives, those of its own that have then arrived.
 
-    The peer had taken them before it sent this one, so their buffers can be released without waiting.
+    The peer had received them before it sent this one, so their tensors can be released without waiting.
     """
     proven: dict[Message, list[Message]] = {}
     for peer in range(schedule.ranks):
-        taken: list[Message] = []
+        received: list[Message] = []
         for operation in schedule.operations(peer):
             if isinstance(operation, Receive) and operation.message.source == rank:
-                taken.append(operation.message)
+                received.append(operation.message)
             elif isinstance(operation, Send) and operation.message.target == rank:
-                proven[operation.message], taken = taken, []
+                proven[operation.message], received = received, []
     return proven
 
 
-def _device(group: dist.ProcessGroup | None) -> torch.device:
-    """Where messages of a group live: nccl moves those of the current GPU, gloo those of the CPU."""
-    gpu = dist.get_backend(group) == "nccl"
-    return torch.device("cuda", torch.cuda.current_device()) if gpu else torch.device("cpu")
-
-
-def _words(form: tuple[torch.dtype, torch.Size]) -> str:
+def _words(form: Form) -> str:
     return f"{list(form[1])} of {str(form[0]).removeprefix('torch.')}"

@@ -10,18 +10,44 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
-from course_utils.pipeline.messages import Messenger
+from course_utils.pipeline.messages import PointToPoint
 from course_utils.pipeline.schedule import Action, B, F, I, Receive, Schedule, Send
 from course_utils.pipeline.simulator import Span
-from course_utils.pipeline.stage_pass import StagePass
-from course_utils.pipeline.stages import cut
+from course_utils.pipeline.stages import Stage, split_into_stages
+from course_utils.pipeline.zero_bubble import SplitBackward
 
 LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class Live(NamedTuple):
+    """What a backward needs of a forward. Autograd keeps the activations until it is dropped.
+
+    The stage's result is not kept: its place in the graph suffices, so its memory is free as soon as it has been sent.
+    """
+
+    x: Tensor  # the stage's input, a leaf that requires a gradient unless it is the model's
+    result: GradientEdge | None  # None where nothing needs a gradient, as in a frozen first stage
+    split: SplitBackward | None  # for schedules that go backward in two parts
+
+    def backward(self, gradient: Tensor) -> Tensor | None:
+        """Add to the weights' gradients; return that of the input."""
+        if self.result is not None:
+            torch.autograd.backward(self.result, gradient)
+        return self.x.grad
+
+    def backward_input(self, gradient: Tensor) -> Tensor | None:
+        """Return the gradient of the input; those of the weights follow later."""
+        if self.result is None or self.split is None:
+            return None
+        return self.split.backward_input(self.x, self.result, gradient)
 
 
 class Pipeline:
@@ -35,7 +61,7 @@ class Pipeline:
         optimizer.step()  # once, when all micro-batches are through
 
     Args:
-        model: what :func:`cut` can cut, the same on every rank; or a list of all its stages. This rank keeps its own.
+        model: for :func:`split_into_stages`, the same on every rank; or a list of its stages. This rank keeps its own.
         schedule: who computes what, in which order.
         loss_fn: from an output and a target to the *mean* loss of a micro-batch.
         layers: of each stage; by default as even as can be.
@@ -59,19 +85,19 @@ class Pipeline:
         layers: Sequence[int] | None = None,
         group: dist.ProcessGroup | None = None,
     ) -> None:
-        stages = cut(model, layers or schedule.stages) if isinstance(model, nn.Module) else model
+        stages = split_into_stages(model, layers or schedule.stages) if isinstance(model, nn.Module) else model
         _check_fit(schedule, len(stages), dist.get_world_size(group))
         self.schedule, self.loss_fn, self.rank = schedule, loss_fn, dist.get_rank(group)
         self.stages = {stage: stages[stage] for stage in schedule.stages_of(self.rank)}
         self._split = {action.stage for action in schedule.programs[self.rank] if action.kind is I}
-        self._messenger = Messenger(schedule, group)
+        self._messages = PointToPoint(schedule, group)
         self.spans: list[Span] = []
         self.peak_live = 0
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """This rank's parameters, under the names that they have in the whole model."""
         for stage in self.stages.values():
-            yield from stage.named_parameters()
+            yield from (stage.part if isinstance(stage, Stage) else stage).named_parameters()
 
     def parameters(self) -> Iterator[nn.Parameter]:
         """This rank's parameters, for its optimizer."""
@@ -98,63 +124,61 @@ class Pipeline:
         for operation in operations:
             match operation:
                 case Receive(message):
-                    self._waiting[message[:3]] = self._messenger.receive(message)
+                    self._waiting[message[:3]] = self._messages.recv(message)
                     ahead = next(receives, None)
                 case Send(message):
-                    self._messenger.send(message, self._waiting.pop(message[:3]))
+                    self._messages.isend(message, self._waiting.pop(message[:3]))
                 case Action():
                     if ahead is not None:
-                        self._messenger.expect(ahead)
+                        self._messages.irecv(ahead)
                     start = time.perf_counter()
                     self._compute(operation)
                     self.spans.append(Span(self.rank, operation, start, time.perf_counter()))
-        self._messenger.finish()
+        self._messages.wait()
         return torch.stack(self._losses).mean() if self._losses else None
 
     def _begin(self, inputs: Tensor | None, targets: Tensor | None, extra: dict[str, Tensor]) -> None:
-        """Cut the batch into micro-batches, and forget the last one."""
+        """Split the batch into micro-batches, and forget the last one."""
         self._inputs = self._micro_batches("inputs", inputs, needed=0 in self.stages)
         self._targets = self._micro_batches("targets", targets, needed=self.schedule.stages - 1 in self.stages)
         self._extra = {name: self._micro_batches(name, tensor, needed=True) for name, tensor in extra.items()}
         self._waiting: dict[tuple[str, int, int], Tensor] = {}  # (content, stage that made it, micro-batch)
-        self._live: dict[tuple[int, int], StagePass] = {}  # (stage, micro-batch)
+        self._live: dict[tuple[int, int], Live] = {}  # (stage, micro-batch)
         self._losses: list[Tensor] = []
         self.spans, self.peak_live = [], 0
 
     def _compute(self, action: Action) -> None:
         kind, stage, micro_batch = action
         if kind is F:
-            self._forward(stage, micro_batch)
+            self._live[stage, micro_batch] = self._forward(stage, micro_batch)
             self.peak_live = max(self.peak_live, len(self._live))
             return
+        live = self._live[stage, micro_batch]
         if kind in (B, I):
-            step = self._live[stage, micro_batch]
             gradient = self._gradient(stage, micro_batch)
-            of_input = step.backward(gradient) if kind is B else step.backward_input(gradient)
+            of_input = live.backward(gradient) if kind is B else live.backward_input(gradient)
             if of_input is not None:  # the first stage's input needs none
                 self._waiting["gradient", stage, micro_batch] = of_input
-        else:
-            self._live[stage, micro_batch].backward_weight()
+        elif live.split is not None:
+            live.split.backward_weight()
         if kind is not I:
             del self._live[stage, micro_batch]  # and with it the activations
 
-    def _forward(self, stage: int, micro_batch: int) -> None:
+    def _forward(self, stage: int, micro_batch: int) -> Live:
         """Run one micro-batch through one stage, in the last one as far as the loss."""
         first, last = stage == 0, stage == self.schedule.stages - 1
         x = self._inputs[micro_batch] if first else self._waiting.pop(("activation", stage - 1, micro_batch))
-        extra = {name: parts[micro_batch] for name, parts in self._extra.items()}
-
-        def compute(x: Tensor) -> Tensor:
-            output = self.stages[stage](x, **extra)
-            return _loss(self.loss_fn, output, self._targets[micro_batch]) if last else _handed_on(output, stage)
-
         x = x if first else x.requires_grad_()
-        step, result = StagePass.forward(self.stages[stage], x, compute, split=stage in self._split)
-        self._live[stage, micro_batch] = step
+        extra = {name: parts[micro_batch] for name, parts in self._extra.items()}
+        module = self.stages[stage]
+        with SplitBackward(module) if stage in self._split else nullcontext() as split:
+            output = module(x, **extra)
+            result = _loss(self.loss_fn, output, self._targets[micro_batch]) if last else _checked(output, stage)
         if last:
-            self._losses.append(result)
+            self._losses.append(result.detach())
         else:
-            self._waiting["activation", stage, micro_batch] = result
+            self._waiting["activation", stage, micro_batch] = result.detach()
+        return Live(x, get_gradient_edge(result) if result.requires_grad else None, split)
 
     def _gradient(self, stage: int, micro_batch: int) -> Tensor:
         """The gradient of a stage's result: from the next stage, or, at the end, that of the mean of all losses."""
@@ -196,17 +220,17 @@ def _check_fit(schedule: Schedule, stages: int, ranks: int) -> None:
         )
     if schedule.stages != stages:
         raise ValueError(
-            f"schedule {schedule.name!r} has {schedule.stages} stages, but the model was cut into {stages}: they must "
-            "be as many"
+            f"schedule {schedule.name!r} has {schedule.stages} stages, but the model was split into {stages}: they "
+            "must be as many"
         )
 
 
-def _handed_on(output: Tensor, stage: int) -> Tensor:
+def _checked(output: Tensor, stage: int) -> Tensor:
     if not isinstance(output, Tensor) or not output.is_floating_point():
         found = str(output.dtype) if isinstance(output, Tensor) else type(output).__name__
         raise ValueError(
             f"stage {stage} returned {found}: a stage hands on one tensor of floats, through which a gradient can come "
-            "back. Cut elsewhere, or give what all stages need to run() by name"
+            "back. Split elsewhere, or give what all stages need to run() by name"
         )
     return output
 

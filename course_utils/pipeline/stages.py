@@ -1,74 +1,111 @@
-"""Cut a model into stages: consecutive layers, each stage a module that shares its parameters with the model.
+"""Split a model into stages: consecutive layers, each stage a module that holds tensors of the model, not copies.
 
-Parameters keep the names they have in the whole model, so that the state dictionaries of all stages together are that
-of the model, and a rank can load its part of any checkpoint.
+A stage is a list of names: ``["positions", "patch_embedding", "encoder.layers.0"]``. Parameters keep these names: the
+state dictionaries of all stages together are that of the model, and a rank can load its part of any checkpoint.
 """
 
 from __future__ import annotations
 
 import copy
-import functools
-import inspect
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 from torch import Tensor, nn
 
+LAYERS = "encoder.layers"  # where a model holds its row of layers
 
-def cut(model: nn.Module, stages: int | Sequence[int]) -> list[nn.Module]:
-    """Cut a model by its layers; no tensor is copied, and the model stays as it is.
 
-    An ``nn.Sequential`` is cut between its children. A model with an ``embed`` method and an ``encoder`` that holds
-    ``layers``, such as ``ViT`` and ``TextModel``, is cut between these: what it holds before the encoder goes to the
-    first stage, what it holds behind it to the last.
+class Stage(nn.Module):
+    """Some modules of a model, and how they run: the first stage embeds, each runs its layers, the last has the head.
 
     Args:
-        stages: how many, as even as can be, the first ones larger; or the number of layers of each.
+        model: an ``nn.Sequential``; or a model with ``embed``, ``encoder.layers`` and ``forward_head``.
+        names: of the modules and of the model's own parameters that this stage holds.
 
-    Returns:
-        modules: stage 0 takes the model's input, the last returns its output, and each takes what the one before
-        returned. What else a forward takes, such as ``attention_mask``, each of them takes too.
+    Attributes:
+        part: the model without all other modules; what it holds has the names of the whole model.
+    """
+
+    def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.part: Any = _holding(model, names)
+        self.first, self.last = (not name.startswith(LAYERS) for name in (names[0], names[-1]))
+
+    def forward(self, x: Tensor, **extra: Any) -> Tensor:
+        """``[B, N, D]`` to ``[B, N, D]``; the first stage takes the model's input, the last returns its output.
+
+        Args:
+            extra: ``attention_mask`` for the layers and the head, all else for the embedding.
+        """
+        if isinstance(self.part, nn.Sequential):
+            return self.part(x, **extra)
+        mask = extra.pop("attention_mask", None)
+        if self.first:
+            x = self.part.embed(x, **extra)
+        x = self.part.encoder(x, None if mask is None else mask.bool())
+        if self.last:
+            x = self.part.forward_head(x) if mask is None else self.part.forward_head(x, mask)
+        return x
+
+
+def split_into_stages(model: nn.Module, stages: int | Sequence[int]) -> list[Stage]:
+    """Split a model between its layers; the model stays as it is.
+
+    Args:
+        stages: how many, divided as :func:`stage_layers` does; or the number of layers of each.
 
     Raises:
         TypeError: when the model has no row of layers that is known here.
-        ValueError: when the layers do not suffice, the numbers do not add up, or two stages would share a parameter.
+        ValueError: when the layers do not suffice, the numbers do not add up, a parameter has no stage or two of them.
     """
-    layers = _layers(model)
-    sizes = _sizes(type(model).__name__, len(layers), stages)
-    places = list(accumulate(sizes, initial=0))
-    parts = [_part(model, layers, first, end) for first, end in pairwise(places)]
-    _check_shared(model, parts)
+    before, layers, after = _names(model)
+    ends = list(accumulate(_sizes(type(model).__name__, len(layers), stages), initial=0))
+    held = [layers[start:end] for start, end in pairwise(ends)]
+    held[0] = before + held[0]
+    held[-1] = held[-1] + after
+    parts = [Stage(model, names) for names in held]
+    _check_parameters(model, parts)
     return parts
 
 
-def _layers(model: nn.Module) -> nn.Sequential | nn.ModuleList:
+def stage_layers(layers: int, stages: int) -> list[int]:
+    """Layers of each stage, as even as can be: 10 in 4 stages are 2, 3, 3, 2.
+
+    What is left over goes to the stages between the ends, then to the first, then to the last: the first stage holds
+    the embedding too, and the last one the head, whose product with a large vocabulary takes as long as some layers.
+    """
+    each, rest = divmod(layers, stages)
+    order = [*range(1, stages - 1), 0, stages - 1]
+    return [each + (stage in order[:rest]) for stage in range(stages)]
+
+
+def _names(model: nn.Module) -> tuple[list[str], list[str], list[str]]:
+    """What stands before the layers, the layers, and what stands behind them."""
+    children = [name for name, _ in model.named_children()]
     if isinstance(model, nn.Sequential):
-        return model
-    layers = getattr(getattr(model, "encoder", None), "layers", None)
-    if hasattr(model, "embed") and isinstance(layers, nn.ModuleList):
-        return layers
-    raise TypeError(
-        f"{type(model).__name__} has no row of layers that can be cut: give an nn.Sequential of its layers, a model "
-        "with `embed` and `encoder.layers` such as ViT or TextModel, or the list of stages themselves"
-    )
+        return [], children, []
+    row = getattr(getattr(model, "encoder", None), "layers", None)
+    if not isinstance(row, nn.ModuleList) or not hasattr(model, "embed") or not hasattr(model, "forward_head"):
+        raise TypeError(
+            f"{type(model).__name__} has no row of layers to split: give an nn.Sequential of its layers, a model with "
+            f"`embed`, `{LAYERS}` and `forward_head` such as ViT or TextModel, or the list of stages themselves"
+        )
+    own = [name for name, _ in (*model.named_parameters(recurse=False), *model.named_buffers(recurse=False))]
+    at = children.index("encoder")
+    layers = [f"{LAYERS}.{name}" for name, _ in row.named_children()]
+    return own + children[:at], layers, children[at + 1 :]
 
 
 def _sizes(name: str, layers: int, stages: int | Sequence[int]) -> list[int]:
     """How many layers each stage gets."""
-    sizes = (
-        [layers // stages + (stage < layers % stages) for stage in range(stages)]
-        if isinstance(stages, int) and stages > 0
-        else list(stages if isinstance(stages, Sequence) else ())
-    )
-    if not sizes:
-        raise ValueError(f"a model cannot be cut into {stages!r} stages: give 1 or more")
-    if min(sizes) < 1 and isinstance(stages, int):
+    if isinstance(stages, int) and not 1 <= stages <= layers:
         raise ValueError(
-            f"{name} has {layers} layers, too few for {stages} stages: each stage needs one. Choose at most {layers} "
-            "stages (ranks times chunks), or a deeper model"
+            f"{name} has {layers} layers and cannot be split into {stages} stages: each stage needs one. Choose 1 to "
+            f"{layers} stages (ranks times chunks), or a deeper model"
         )
-    if min(sizes) < 1 or sum(sizes) != layers:
+    sizes = stage_layers(layers, stages) if isinstance(stages, int) else list(stages)
+    if min(sizes, default=0) < 1 or sum(sizes) != layers:
         raise ValueError(
             f"stages of {sizes} layers have {sum(sizes)} together, but {name} has {layers}: give one or more to each "
             f"stage, {layers} in all"
@@ -76,53 +113,25 @@ def _sizes(name: str, layers: int, stages: int | Sequence[int]) -> list[int]:
     return sizes
 
 
-def _part(model: nn.Module, layers: nn.Sequential | nn.ModuleList, start: int, end: int) -> nn.Module:
-    """The stage of the layers from ``start`` to before ``end``."""
-    if layers is model:
-        return _with(model, list(model._modules)[start:end])
-    first, last = start == 0, end == len(layers)
-    children = list(model._modules)
-    place = children.index("encoder")
-    kept = children[:place] * first + ["encoder"] + children[place + 1 :] * last
-    part: Any = _with(model, kept, parameters=first)
-    part.encoder = _with(model._modules["encoder"], ["layers"])
-    part.encoder.layers = _with(layers, list(layers._modules)[start:end])
-    if not last:
-        part.forward = functools.partial(_encode, part, first)
-    elif not first:  # the model's own forward, which finds its tokens embedded already
-        part.embed, part.forward = _embedded, functools.partial(_read, part)
-    return part
-
-
-def _encode(part: Any, first: bool, x: Tensor, attention_mask: Tensor | None = None, **extra: Any) -> Tensor:
-    """The forward of all stages but the last: ``[B, N, D]``, in the first from the model's input."""
-    x = part.embed(x, **extra) if first else x
-    return part.encoder(x, None if attention_mask is None else attention_mask.bool())
-
-
-def _read(part: Any, x: Tensor, **extra: Any) -> Tensor:
-    """The forward of the last stage: ``[B, N, D]`` to what the model returns."""
-    forward = type(part).forward
-    if "inputs_embeds" in inspect.signature(forward).parameters:
-        return forward(part, inputs_embeds=x, **extra)
-    return forward(part, x, **extra)
-
-
-def _embedded(x: Tensor | None = None, *_: Any, inputs_embeds: Tensor | None = None, **__: Any) -> Tensor | None:
-    return x if inputs_embeds is None else inputs_embeds
-
-
-def _with(module: nn.Module | None, children: Collection[str], parameters: bool = True) -> nn.Module:
-    """A module of the same class that shares these children, and its own parameters if asked, under their names."""
-    assert module is not None
+def _holding(module: nn.Module, names: Sequence[str]) -> nn.Module:
+    """A module of the same class that shares what is named, and lacks all else."""
+    inside: dict[str, list[str]] = {}
+    for name in names:
+        head, _, rest = name.partition(".")
+        inside.setdefault(head, []).append(rest)
     part = copy.copy(module)
-    part._modules = {name: module._modules[name] for name in children}
-    part._parameters = dict(module._parameters) if parameters else {}
-    part._buffers = dict(module._buffers)
+    part._parameters = {name: p for name, p in module._parameters.items() if name in inside}
+    part._buffers = {name: b for name, b in module._buffers.items() if name in inside}
+    part._modules = {
+        name: child if child is None or inside[name] == [""] else _holding(child, inside[name])
+        for name, child in module._modules.items()
+        if name in inside
+    }
     return part
 
 
-def _check_shared(model: nn.Module, parts: Sequence[nn.Module]) -> None:
+def _check_parameters(model: nn.Module, parts: Sequence[nn.Module]) -> None:
+    """Each parameter must stand in one stage."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     holder: dict[int, int] = {}
     for stage, part in enumerate(parts):
@@ -130,5 +139,7 @@ def _check_shared(model: nn.Module, parts: Sequence[nn.Module]) -> None:
             if holder.setdefault(id(parameter), stage) != stage:
                 raise ValueError(
                     f"the stages {holder[id(parameter)]} and {stage} share {names[id(parameter)]}: each would train a "
-                    "copy of its own. Untie it, or cut so that one stage has both of its users"
+                    "copy of its own. Untie it, or split so that one stage has both of its users"
                 )
+    if lost := [name for key, name in names.items() if key not in holder]:
+        raise ValueError(f"no stage would hold {lost[0]}, which is no part of a layer: move it out of `encoder`")
