@@ -16,10 +16,10 @@ from filelock import FileLock
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 
-Splits = dict[str, tuple[np.ndarray, np.ndarray]]  # split -> x uint8 [N, 3, 32, 32], y int64 [N]
+Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # "train" and "test" -> x uint8 [N, C, H, W], y integers [N]
 
 
-def read_cifar10(root: str | Path | None, download: bool) -> Splits:
+def read_cifar10(root: str | Path | None, download: bool) -> Arrays:
     """Both splits. See :func:`course_utils.data.images.load_splits` for what ``root`` may be and what is raised."""
     if root is None:
         raise ValueError(
@@ -34,7 +34,7 @@ def read_cifar10(root: str | Path | None, download: bool) -> Splits:
     return _read_torchvision(path, download)
 
 
-def _read_npz(path: Path) -> Splits:
+def _read_npz(path: Path) -> Arrays:
     advice = f"make it with np.savez(path, {', '.join(f'{key}=...' for key in KEYS)})"
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}: check root, or {advice}")
@@ -66,7 +66,7 @@ def _checked(x: np.ndarray, y: np.ndarray, split: str, path: Path) -> tuple[np.n
     return x.transpose(0, 3, 1, 2), y.astype(np.int64)
 
 
-def _read_torchvision(folder: Path, download: bool) -> Splits:
+def _read_torchvision(folder: Path, download: bool) -> Arrays:
     from torchvision.datasets import CIFAR10
 
     if download:

@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
-
 from course_utils.data.builtin import DIGITS_CLASSES, FASHION_CLASSES, read_digits, read_fashion
-from course_utils.data.cifar import CIFAR10_CLASSES, read_cifar10
-
-Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # "train" and "test" -> x uint8 [N, C, H, W], y integers [N]
+from course_utils.data.cifar import CIFAR10_CLASSES, Arrays, read_cifar10
 
 
 @dataclass(frozen=True)
