@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -170,7 +171,7 @@ def test_the_rank_that_fails_is_named(kind: str, message: str, nothing_left: Non
     assert caught.value.rank == 1
     assert not isinstance(caught.value, RankTimeout)
     assert "/" not in str(caught.value).replace("torch/", "").replace("course_utils/", ""), "an absolute path is shown"
-    assert "rank.py" not in str(caught.value)
+    assert "worker.py" not in str(caught.value)
 
 
 def hang(kind: str) -> None:
@@ -207,6 +208,44 @@ def test_the_rank_that_hangs_is_named_with_its_stack(kind: str, rank: int, messa
     assert time.monotonic() - start < 1 + NOTICE
     assert caught.value.rank == rank
     assert isinstance(caught.value, TimeoutError)
+
+
+def test_a_rank_that_returns_just_too_late_is_late(nothing_left: None) -> None:
+    """While the caller asks where the ranks stand, they return."""
+
+    def work(seconds: float) -> str:
+        if dist.get_rank() == 1:
+            time.sleep(seconds)
+        return "in time"
+
+    said = []
+    for seconds in (0.52, 0.6, 0.8, 1.2):
+        try:
+            said += launch(work, 2, seconds, timeout=0.5)
+        except RankTimeout as error:
+            said.append(str(error).replace("stood here:", "returned").splitlines()[1])
+    assert any(text.startswith("rank 1 returned") for text in said)
+    assert all(text.startswith(("rank 1 returned", "in time")) for text in said), said
+
+
+def test_a_rank_that_raises_when_the_time_is_over_is_heard(nothing_left: None) -> None:
+    def work() -> None:
+        time.sleep(0.8)
+        raise ValueError("too many cooks")
+
+    with pytest.raises(RankFailed, match="ValueError: too many cooks"):
+        launch(work, 1, timeout=0.6)
+
+
+def test_a_rank_that_does_not_answer_is_named(nothing_left: None) -> None:
+    def work() -> None:
+        if dist.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        dist.barrier()
+
+    with pytest.raises(RankTimeout, match="rank 1 does not answer: it was stopped, or") as caught:
+        launch(work, 2, timeout=0.5)
+    assert caught.value.rank == 1
 
 
 def test_all_that_fail_are_counted_and_the_lowest_is_shown() -> None:
@@ -275,56 +314,99 @@ SCRIPT = """
 import importlib, os, sys, time, torch, torch.distributed as dist
 from course_utils.launch import launch
 LIGHT
-def work(how):
+def work(seconds):
     print(os.getpid())
-    if how == "stay":
-        time.sleep(1000)
+    time.sleep(seconds)
     x = torch.ones(3)
     dist.all_reduce(x)
     return x
 print("script")
-print("sum", launch(work, 2, sys.argv[1])[1].tolist(), flush=True)
+print("sum", launch(work, 2, 0)[1].tolist(), flush=True)
+launch(work, 2, 1000)
 """
 
 
-def start_script(tmp_path: Path, how: str) -> tuple[subprocess.Popen[str], str]:
+def test_a_script_needs_no_guard_and_no_rank_survives_it(tmp_path: Path) -> None:
     (tmp_path / "script.py").write_text(SCRIPT.replace("LIGHT", LIGHT))
     mark = f"{tmp_path.name}-{time.time_ns()}"
     process = subprocess.Popen(
-        [sys.executable, "script.py", how],
+        [sys.executable, "script.py"],
         cwd=tmp_path,
         env={**os.environ, MARK: mark},
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
-    return process, mark
-
-
-def test_a_script_needs_no_guard_and_leaves_nothing(tmp_path: Path) -> None:
-    process, mark = start_script(tmp_path, "go")
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert out.count("script") == 1, "the ranks ran the script again"
-    assert out.splitlines()[-1] == "sum [2.0, 2.0, 2.0]"
-    assert gone([p.pid for p in marked(mark)]), "the server of the ranks outlived the script"
-
-
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_no_rank_survives_an_interrupted_or_killed_caller(tmp_path: Path, how: signal.Signals) -> None:
-    process, mark = start_script(tmp_path, "stay")
     assert process.stdout is not None
-    while not process.stdout.readline().startswith("[rank 0]"):
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+    lines = [process.stdout.readline().rstrip() for _ in range(5)]
+    assert lines[0] == "script"
+    assert lines[3] == "sum [2.0, 2.0, 2.0]", "the ranks ran the script again, or something else was said"
+    assert lines[4].startswith("[rank 0]")
     pids = [p.pid for p in marked(mark)]
     assert len(pids) >= 4, "the script, the server and two ranks"
-    os.kill(process.pid, how)
+    process.kill()
     process.wait(10)
     assert gone(pids, NOTICE), [psutil.Process(pid).cmdline() for pid in pids if running(pid)]
-    if how == signal.SIGINT:
-        assert process.stderr is not None
-        assert process.stderr.read().rstrip().endswith("KeyboardInterrupt")
+
+
+def test_too_few_descriptors_are_told_and_the_next_launch_works(nothing_left: None) -> None:
+    """Whichever pipe or process it is that cannot be made. (By spawn: the server would have to start again.)"""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for spare in range(16, 22):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (psutil.Process().num_fds() + spare, before[1]))
+        try:
+            with pytest.raises(OSError, match=r"of 64 could not be started .*Too many open files.*ulimit -n"):
+                launch(total, 64, 1.0, start_method="spawn")
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert launch(total, 1, 1.0) == [Pair(0, 1.0)]
+
+
+def signal_the_caller(caller: int, numbers: list[signal.Signals], heed: bool) -> str:
+    """What a long run does: it takes a note of a signal and ends in order. Rank 0 sends the signals, too."""
+    noted: list[int] = []
+    if heed:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, lambda number, frame: noted.append(number))
+    dist.barrier()
+    if dist.get_rank() == 0:
+        for number in numbers:
+            os.kill(caller, number)
+            time.sleep(0.3)
+    end = time.monotonic() + 100
+    while time.monotonic() < end:
+        asked = torch.tensor(float(bool(noted)))
+        dist.all_reduce(asked)  # all end at the same step
+        if asked > 0 and heed:
+            return f"stopped by {noted}"
+    return "not stopped"
+
+
+def test_an_interrupted_launch_ends_its_ranks(nothing_left: None) -> None:
+    begin = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        launch(signal_the_caller, 2, os.getpid(), [signal.SIGINT], False)
+    assert time.monotonic() - begin < NOTICE
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_is_passed_on_to_ranks_that_can_stop_by_themselves(number: signal.Signals, nothing_left: None) -> None:
+    before = signal.getsignal(number)
+    stopped = launch(signal_the_caller, 2, os.getpid(), [number], True, stop_within=NOTICE)
+    assert stopped == [f"stopped by [{number.value}]"] * 2
+    assert signal.getsignal(number) is before
+
+
+def test_who_does_not_stop_in_time_is_named_and_a_second_signal_ends_all(nothing_left: None) -> None:
+    def deaf(caller: int, signals: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal_the_caller(caller, [signal.SIGINT] * signals, heed=False)
+
+    with pytest.raises(RankTimeout, match=r"not returned after 0\.5 s from the signal on"):
+        launch(deaf, 2, os.getpid(), 1, stop_within=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        launch(deaf, 2, os.getpid(), 2, stop_within=60)
 
 
 def test_in_a_notebook_cell() -> None:
@@ -425,6 +507,23 @@ def test_a_function_that_says_config_can_be_sent() -> None:
 def test_wrong_world_sizes(world_size: Any, error: type[Exception], message: str, nothing_left: None) -> None:
     with pytest.raises(error, match=message):
         launch(total, world_size, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        *[({"timeout": t}, f"timeout is {t!r}: expected seconds, more than 0") for t in (0, -1, "a", float("inf"))],
+        ({"timeout": float("nan")}, "timeout is nan"),
+        ({"stop_within": 0}, "stop_within is 0: expected seconds"),
+        ({"threads": 0}, "threads is 0: expected a whole number, 1 or more"),
+        ({"seed": -1}, "seed is -1: expected a whole number, 0 or more"),
+        ({"seed": 1.5}, "seed is 1.5: expected a whole number"),
+        ({"backend": "mpi"}, "backend is 'mpi': choose 'gloo'"),
+    ],
+)
+def test_wrong_options(options: dict[str, Any], message: str, nothing_left: None) -> None:
+    with pytest.raises(ValueError, match=message):
+        launch(total, 2, 1.0, **options)
 
 
 def test_what_cannot_be_sent_is_named(nothing_left: None) -> None:

@@ -91,6 +91,8 @@ SLURM = {
 def test_slurm_step() -> None:
     assert _rank_and_world(SLURM) == (5, 8, 1)
     assert _address(SLURM) == {"MASTER_ADDR": "gpu08", "MASTER_PORT": str(15000 + 200505 % 20000)}
+    ports = {_address({**SLURM, "SLURM_STEP_ID": str(step)})["MASTER_PORT"] for step in range(100)}
+    assert len(ports) == 100, "two steps of a job would meet"
     assert _address({**SLURM, "MASTER_ADDR": "here", "MASTER_PORT": "1"}) == {}
     batch_script = {k: v for k, v in SLURM.items() if k != "SLURM_STEP_ID"} | {"SLURM_PROCID": "0"}
     assert _rank_and_world(batch_script) == (0, 1, 0)  # it runs once: to wait for seven others would be for ever

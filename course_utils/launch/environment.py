@@ -108,9 +108,13 @@ def _address(environment: Mapping[str, str]) -> dict[str, str]:
     if "MASTER_ADDR" in environment or "SLURM_STEP_ID" not in environment:
         return {}
     nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "")
-    # Jobs of one cluster have different numbers, so two of them on one node do not meet at the same port.
-    port = environment.get("MASTER_PORT") or str(15000 + _number(environment, "SLURM_JOB_ID") % 20000)
-    return {"MASTER_ADDR": first_host(nodes), "MASTER_PORT": port}
+    # Jobs of one cluster have different numbers, and so have the steps of a job, which may run side by side: no two of
+    # them on one node meet at the same port.
+    number = _number(environment, "SLURM_JOB_ID") + 997 * _number(environment, "SLURM_STEP_ID")
+    return {
+        "MASTER_ADDR": first_host(nodes),
+        "MASTER_PORT": environment.get("MASTER_PORT") or str(15000 + number % 20000),
+    }
 
 
 def first_host(nodes: str) -> str:

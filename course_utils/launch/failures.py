@@ -1,4 +1,4 @@
-"""Who failed, and why: the report of one rank chosen from those of all."""
+"""Who failed, and why: of what all ranks tell, the one thing that explains the rest."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from course_utils.launch.tracebacks import Frame, listed, readable_traceback, stack, waits_for_others
 
 if TYPE_CHECKING:
-    from course_utils.launch.worker_process import RankProcess
+    from course_utils.launch.worker_process import WorkerProcess
 
 
 class RankFailed(RuntimeError):
@@ -41,64 +41,73 @@ class RankTimeout(RankFailed, TimeoutError):
     """A rank did not return in time; ``traceback`` is its stack at that moment."""
 
 
-def failure(ranks: Sequence[RankProcess]) -> RankFailed:
+def rank_failed(workers: Sequence[WorkerProcess]) -> RankFailed:
     """The failure that explains the others.
 
     First comes an error of a rank's own, then a death, then what is only the echo of a peer's end; among equals the
     lowest rank, so that the message is the same in every run.
     """
-    failed = [rank for rank in ranks if rank.state in ("raised", "died")]
+    failed = [each for each in workers if each.failed]
 
-    def order(rank: RankProcess) -> tuple[int, int]:
-        return (1 if rank.state == "died" else 2 if rank.reports[-1].echo else 0), rank.number
+    def order(each: WorkerProcess) -> tuple[int, int]:
+        return (1 if each.state == "died" else 2 if each.status.echo else 0), each.rank
 
-    culprit = min(failed, key=order)
-    if culprit.state == "died":
-        said, trace = _death(culprit)
+    first = min(failed, key=order)
+    if first.state == "died":
+        said, trace = _death(first.status.exit_code), _as_traceback(_stack(first))
     else:
-        said, trace = " failed", readable_traceback(culprit.reports[-1].text)
-    message = [
-        f"rank {culprit.number} of {len(ranks)}{said}:" if trace else f"rank {culprit.number} of {len(ranks)}{said}"
-    ]
-    message += [trace] if trace else []
-    for rank in failed:
-        if rank is not culprit and order(rank)[0] < 2:
-            last = "died" if rank.state == "died" else rank.reports[-1].text.strip().splitlines()[-1]
-            message.append(f"rank {rank.number} failed too: {last}")
-    if order(culprit)[0] == 2 and (left := [rank.number for rank in ranks if rank.state == "returned"]):
+        said, trace = "failed", readable_traceback(first.status.traceback)
+    message = [f"rank {first.rank} of {len(workers)} {said}" + (f":\n{trace}" if trace else "")]
+    for each in failed:
+        if each is not first and order(each)[0] < 2:
+            last = "died" if each.state == "died" else each.status.traceback.strip().splitlines()[-1]
+            message.append(f"rank {each.rank} failed too: {last}")
+    if order(first)[0] == 2 and (left := [each.rank for each in workers if each.state == "returned"]):
         message.append(f"{listed(left)} had returned already: every rank must take part in every collective")
-    return RankFailed("\n".join(message), culprit.number, trace)
+    return RankFailed("\n".join(message), first.rank, trace)
 
 
-def _death(rank: RankProcess) -> tuple[str, str]:
-    """How a rank ended that could say nothing, and its stack if it crashed."""
-    assert rank.exit_code is not None
-    frames = stack(bytes(rank.dumped).decode("utf-8", "replace"))
-    trace = _as_traceback(frames)
-    if rank.exit_code >= 0:
-        return f" ended with exit code {rank.exit_code} before it returned", trace
-    name = signal.Signals(-rank.exit_code).name
-    hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-    return f" was killed by {name}{hint}", trace
+def _death(exit_code: int) -> str:
+    """How a rank ended that could say nothing."""
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code} before it returned"
+    name = signal.Signals(-exit_code).name
+    return f"was killed by {name}" + ", as the system does when memory runs out" * (name == "SIGKILL")
 
 
-def time_out(ranks: Sequence[RankProcess], seconds: float) -> RankTimeout:
-    """Which rank holds up the others, by where each one stands."""
-    late = [rank.number for rank in ranks if rank.state in ("starting", "running")]
-    stacks = {number: stack(bytes(ranks[number].dumped).decode("utf-8", "replace")) for number in late}
-    waiting = [number for number in late if waits_for_others(stacks[number])]
-    busy = [number for number in late if number not in waiting]
-    named = busy or waiting
-    lines = [f"{listed(named)} of {len(ranks)} {'has' if len(named) == 1 else 'have'} not returned after {seconds:g} s"]
-    for number in busy:
-        place = _as_traceback(stacks[number]) or "it had not begun to run the function"
-        lines += [f"rank {number} stood here:", place]
-    lines += [f"rank {number} waited in a collective: {_caller_of_library(stacks[number])}" for number in waiting]
+def rank_timeout(workers: Sequence[WorkerProcess], late: Sequence[WorkerProcess], seconds: str) -> RankTimeout:
+    """Which rank holds up the others, by where each one stands.
+
+    Args:
+        late: the workers that had not returned when the time was over; by now they may have.
+    """
+    stacks = {each.rank: _stack(each) for each in late}
+    waiting = [each for each in late if waits_for_others(stacks[each.rank])]
+    busy = [each for each in late if each not in waiting]
+    named = [each.rank for each in busy or waiting]
+    lines = [f"{listed(named)} of {len(workers)} {'has' if len(named) == 1 else 'have'} not returned after {seconds}"]
+    for each in busy:
+        if found := stacks[each.rank]:
+            lines += [f"rank {each.rank} stood here:", _as_traceback(found)]
+        else:
+            lines.append(f"rank {each.rank} {_WITHOUT_STACK[each.state]}")
+    lines += [f"rank {each.rank} waited in a collective: {_caller_of_library(stacks[each.rank])}" for each in waiting]
     if not busy:
-        gone = [rank.number for rank in ranks if rank.state == "returned"]
+        gone = [each.rank for each in workers if each.state == "returned"]
         lines += [f"{listed(gone)} had returned"] if gone else []
         lines.append("every rank must take part in every collective, in the same order and with the same shapes")
     return RankTimeout("\n".join(lines), named[0], _as_traceback(stacks[named[0]]))
+
+
+_WITHOUT_STACK = {
+    "starting": "had not begun to run the function",
+    "running": "does not answer: it was stopped, or is in a call that cannot be interrupted",
+    "returned": "returned a moment later: give it more time",
+}
+
+
+def _stack(each: WorkerProcess) -> list[Frame]:
+    return stack(bytes(each.stacks).decode("utf-8", "replace"))
 
 
 def _caller_of_library(frames: Sequence[Frame]) -> str:

@@ -8,21 +8,26 @@ print, and watches over them: whatever happens to a rank or to the caller, no pr
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import multiprocessing.forkserver
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import wait
+from numbers import Integral, Real
+from types import FrameType
 from typing import Any, Literal
 
 import torch.distributed as dist
 
 from course_utils.launch import worker
-from course_utils.launch.failures import RankFailed, failure, time_out
-from course_utils.launch.pickling import pack
-from course_utils.launch.worker_process import RankProcess, drain
+from course_utils.launch.failures import RankFailed, rank_failed, rank_timeout
+from course_utils.launch.pickling import pickle_call
+from course_utils.launch.worker_process import WorkerProcess, read_all
 
 # Imported once, in the server that ranks are forked from. torch._dynamo: DDP's first backward asks for it, 4 s a rank.
 PRELOAD: tuple[str, ...] = (
@@ -52,6 +57,7 @@ def launch(
     backend: Literal["gloo", "nccl"] = "gloo",
     show: bool = True,
     start_method: Method | None = None,
+    stop_within: float | None = None,
     **kwargs: Any,
 ) -> list[Any]:
     """Run ``fn(*args, **kwargs)`` on ``world_size`` processes that form one group; return their values in rank order.
@@ -71,27 +77,45 @@ def launch(
         show: whether prints are shown at all.
         start_method: ``"forkserver"``, or ``"spawn"``, which imports torch anew in each rank and takes seconds for it.
             By default forkserver on Linux; spawn on macOS, whose system libraries do not survive a fork.
+        stop_within: for a function that handles SIGINT and SIGTERM itself: a signal that reaches the caller is passed
+            on to the ranks, and they get so many seconds to return; a second signal ends them. By default they are
+            killed at the first.
 
     Raises:
         RankFailed: when a rank raises or dies: its number and its traceback.
         RankTimeout: when the time is over: which rank holds up the others, and its stack.
         TypeError, ValueError: when the call cannot be made; the message says why.
+        OSError: when the system does not give as many processes.
     """
     method = _checked(fn, world_size, start_method)
-    call = pack(fn, args, kwargs)
+    if backend not in ("gloo", "nccl"):
+        raise ValueError(f"backend is {backend!r}: choose 'gloo' (tensors of the CPU) or 'nccl' (of the GPU)")
+    for name, number, least in (("threads", threads, 1), ("seed", seed, 0)):
+        if not isinstance(number, Integral) or number < least:
+            raise ValueError(f"{name} is {number!r}: expected a whole number, {least} or more")
+    for name, seconds in (("timeout", timeout), ("stop_within", stop_within)):
+        if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
+            raise ValueError(f"{name} is {seconds!r}: expected seconds, more than 0")
+    call = pickle_call(fn, args, kwargs)
     # The caller hosts the store at a port that the system chose and that stays taken: no two runs can meet.
     store: dist.TCPStore | None = dist.TCPStore("127.0.0.1", 0, world_size, is_master=True, wait_for_workers=False)
     assert store is not None
-    ranks = [RankProcess(number, show) for number in range(world_size)]
+    workers = [WorkerProcess(rank, show) for rank in range(world_size)]
     try:
-        for rank in ranks:
-            environment = {**os.environ, **_environment(rank.number, world_size, store.port, threads)}
-            settings = worker.Settings(environment, backend, threads, seed, START_UP + timeout + 60)
-            rank.start(_context(method), settings, call)
-        _watch(ranks, timeout)
-        return [rank.result() for rank in ranks]
+        for each in workers:
+            environment = {**os.environ, **_environment(each.rank, world_size, store.port, threads)}
+            setup = worker.Setup(environment, backend, threads, seed, START_UP + timeout + 60)
+            try:
+                each.start(_context(method), setup, call)
+            except (OSError, EOFError) as error:
+                raise OSError(
+                    f"rank {each.rank} of {world_size} could not be started ({error or type(error).__name__}): start "
+                    "fewer processes, or let the system give more (memory; open files, see ulimit -n)"
+                ) from error
+        _watch(workers, timeout, stop_within)
+        return [each.result() for each in workers]
     finally:
-        _end(ranks)
+        _end(workers)
         store = None  # closes the port even where a traceback keeps this frame
 
 
@@ -151,67 +175,85 @@ def preload(*modules: str) -> None:
         multiprocessing.forkserver._forkserver._stop()  # type: ignore[attr-defined]  # the next launch starts another
 
 
-def _watch(ranks: list[RankProcess], timeout: float) -> None:
-    """Listen until every rank has a value; raise for the one that fails or holds up the others."""
-    deadline, started = time.monotonic() + START_UP, False
-    while any(rank.state != "returned" for rank in ranks):
-        drain(ranks, deadline - time.monotonic())
-        if any(rank.state in ("raised", "died") for rank in ranks):
-            raise _explained(ranks)
-        if not started and all(rank.state != "starting" for rank in ranks):
-            deadline, started = time.monotonic() + timeout, True
-        if time.monotonic() >= deadline:
-            raise _timed_out(ranks, timeout if started else START_UP)
+def _watch(workers: list[WorkerProcess], timeout: float, stop_within: float | None) -> None:
+    """Listen until every rank has returned; raise for the one that fails or holds up the others."""
+    begin, seconds, started = time.monotonic(), START_UP, False
+    with _signals_passed_on(workers, stop_within) as asked:
+        while any(each.state != "returned" for each in workers):
+            read_all(workers, min(begin + seconds - time.monotonic(), 1.0))  # 1.0: a signal moves the end
+            if any(each.failed for each in workers):
+                raise _cause(workers)
+            if not started and all(each.state != "starting" for each in workers):
+                begin, seconds, started = time.monotonic(), timeout, True
+            if stop_within is not None and asked and asked[0] + stop_within < begin + seconds:
+                begin, seconds = asked[0], stop_within
+            if time.monotonic() >= begin + seconds:
+                raise _late(workers, f"{seconds:g} s" + " from the signal on" * bool(asked))
 
 
-def _explained(ranks: list[RankProcess]) -> RankFailed:
+@contextlib.contextmanager
+def _signals_passed_on(workers: list[WorkerProcess], stop_within: float | None) -> Iterator[list[float]]:
+    """Let SIGINT and SIGTERM go to the ranks, if they get time to stop; gives the moment of the first, once it came."""
+    asked: list[float] = []
+
+    def pass_on(number: int, frame: FrameType | None) -> None:
+        if asked or any(each.state == "starting" for each in workers):
+            raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+        asked.append(time.monotonic())
+        for each in workers:
+            each.send_signal(number)
+
+    in_main = threading.current_thread() is threading.main_thread()  # signals reach no other thread
+    handled = (signal.SIGINT, signal.SIGTERM) if stop_within is not None and in_main else ()
+    before = {number: signal.signal(number, pass_on) for number in handled}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _cause(workers: list[WorkerProcess]) -> RankFailed:
     """Wait a moment for the cause, then say it: who notices first is often not who failed."""
     known = False
     deadline = time.monotonic() + ECHO_TIME
     while time.monotonic() < deadline:
-        failed = [rank for rank in ranks if rank.state in ("raised", "died")]
-        if not known and any(rank.state == "died" or not rank.reports[-1].echo for rank in failed):
+        if not known and any(each.failed and not each.status.echo for each in workers):
             known, deadline = True, time.monotonic() + GRACE
-        if not any(rank.state in ("starting", "running") for rank in ranks):
+        if not any(each.at_work for each in workers):
             break
-        drain(ranks, deadline - time.monotonic())
-    while drain(ranks, 0.05):
+        read_all(workers, deadline - time.monotonic())
+    while read_all(workers, 0.05):
         pass  # the last prints, and the stack of a crash
-    return failure(ranks)
+    return rank_failed(workers)
 
 
-def _timed_out(ranks: list[RankProcess], seconds: float) -> RankFailed:
+def _late(workers: list[WorkerProcess], seconds: str) -> RankFailed:
     """Ask every rank that still runs where it is."""
-    late = [rank for rank in ranks if rank.state in ("starting", "running")]
-    for rank in late:
-        if worker.STACK_SIGNAL is not None and rank.state == "running":
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(rank.process.pid, worker.STACK_SIGNAL)
+    late = [each for each in workers if each.at_work]
+    for each in late:
+        if each.state == "running":
+            each.send_signal(worker.STACK_SIGNAL)
     end = time.monotonic() + 2.0
-    while time.monotonic() < end and (drain(late, 0.2) or not all(rank.dumped for rank in late)):
+    while time.monotonic() < end and (read_all(late, 0.2) or not all(each.stacks or not each.at_work for each in late)):
         pass
-    return time_out(ranks, seconds)
+    return rank_failed(workers) if any(each.failed for each in late) else rank_timeout(workers, late, seconds)
 
 
-def _end(ranks: list[RankProcess]) -> None:
+def _end(workers: list[WorkerProcess]) -> None:
     """Release the ranks when all is well, kill them when not; show what they printed; close everything."""
     try:
-        if all(rank.state == "returned" for rank in ranks):
+        if all(each.state == "returned" for each in workers):
             end = time.monotonic() + EXIT_TIME
-            for rank in ranks:
-                if rank.caller:
-                    rank.caller.close()
-            while any(rank.process.is_alive() for rank in ranks) and time.monotonic() < end:
-                wait(
-                    [rank.process.sentinel for rank in ranks if rank.process.is_alive()], timeout=end - time.monotonic()
-                )
-        while drain(ranks, 0):
+            for each in workers:
+                each.status_pipe.close()
+            while (alive := [each for each in workers if each.process.is_alive()]) and time.monotonic() < end:
+                wait([each.process.sentinel for each in alive], timeout=end - time.monotonic())
+        while read_all(workers, 0):
             pass
     finally:
-        for rank in ranks:
-            rank.kill()
-        for rank in ranks:
-            if rank.process is not None:
-                rank.process.join(EXIT_TIME)
-            rank.print_lines()
-            rank.close()
+        for each in workers:
+            each.kill()
+        for each in workers:
+            each.print_lines()
+            each.close(EXIT_TIME)

@@ -39,8 +39,8 @@ def dumps(value: Any) -> bytes:
     return buffer.getvalue()
 
 
-def pack(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
-    """A call, ready to be sent.
+def pickle_call(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+    """A call, ready to be sent to another process.
 
     Raises:
         TypeError: if it cannot be sent; the message names the variable or argument that cannot.
@@ -50,7 +50,7 @@ def pack(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any])
             return dumps((fn, tuple(args), dict(kwargs)))
         except Exception as error:
             name = getattr(fn, "__name__", repr(fn))
-            what = _culprit(fn, args, kwargs) or f"of this: {error}"
+            what = _first_unpicklable(fn, args, kwargs) or f"of this: {error}"
             raise TypeError(
                 f"{name} cannot be sent to other processes because {what}: "
                 f"create such things inside {name}, so that each rank has its own"
@@ -78,7 +78,7 @@ def _module_by_value(fn: Callable[..., Any]) -> Iterator[None]:
         cloudpickle.unregister_pickle_by_value(module)
 
 
-def _culprit(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
+def _first_unpicklable(fn: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> str | None:
     """The first thing that a call needs and that cannot be pickled, in words."""
     inner = fn.func if isinstance(fn, functools.partial) else fn
     used: dict[str, Any] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import multiprocessing
 import os
@@ -9,7 +10,6 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Literal
@@ -22,14 +22,16 @@ from course_utils.launch.environment import distributed_from_environment
 from course_utils.launch.pickling import dumps
 from course_utils.runtime import seed_everything
 
-STACK_SIGNAL = getattr(signal, "SIGUSR1", None)  # asks a rank where it is; Windows has none
+STACK_SIGNAL = signal.SIGUSR1  # asks a rank where it is
 
 # What a rank sees when *another* one has gone: never the cause, only its echo.
 ECHOES = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "Timed out waiting", "NCCL error")
 
+State = Literal["starting", "running", "returned", "raised", "died"]
+
 
 @dataclass(frozen=True)
-class Settings:
+class Setup:
     """What every rank is told before it runs."""
 
     environment: dict[str, str]
@@ -40,26 +42,29 @@ class Settings:
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a rank says to the caller.
+class Status:
+    """How a rank stands. It tells its caller when it is running, and when it has returned or raised.
 
     Args:
-        value: pickled, when ``kind`` is ``"value"``.
-        text: the traceback, when it is ``"error"``.
-        echo: whether the error is one that a rank meets when another has gone.
+        state: a rank that is starting has said nothing yet; one that died ended without saying why.
+        value: pickled, of a rank that has returned.
+        traceback: of a rank that raised.
+        echo: whether its error is one that a rank meets when another has gone.
+        exit_code: of a rank that died; negative numbers are signals.
     """
 
-    kind: Literal["ready", "value", "error"]
+    state: State
     value: bytes = b""
-    text: str = ""
+    traceback: str = ""
     echo: bool = False
+    exit_code: int = 0
 
 
-def main(settings: Settings, call: bytes, caller: Connection, output: Connection, stacks: Connection) -> None:
-    """Run the call as one rank: join the group, compute, report the value or the error.
+def main(setup: Setup, call: bytes, status: Connection, output: Connection, stacks: Connection) -> None:
+    """Run the call as one rank: join the group, compute, send the value or the error.
 
     Args:
-        caller: carries reports out; its end says that all ranks are done and the group may be left.
+        status: carries each :class:`Status` out; its end says that all ranks are done and the group may be left.
         output: what the rank prints goes here, byte by byte, so that nothing is lost when the process dies.
         stacks: where the rank stands goes here, on request and when it crashes.
     """
@@ -69,33 +74,33 @@ def main(settings: Settings, call: bytes, caller: Connection, output: Connection
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", closefd=False)  # noqa: SIM115
     faulthandler.enable(stacks.fileno(), all_threads=False)
-    if STACK_SIGNAL is not None:
-        faulthandler.register(STACK_SIGNAL, stacks.fileno(), all_threads=False)
+    faulthandler.register(STACK_SIGNAL, stacks.fileno(), all_threads=False)
     threading.Thread(target=_end_with_caller, daemon=True).start()
     os.environ.clear()
-    os.environ.update(settings.environment)
+    os.environ.update(setup.environment)
     try:
-        torch.set_num_threads(settings.threads)
-        seed_everything(settings.seed)
+        torch.set_num_threads(setup.threads)
+        seed_everything(setup.seed)
         fn, args, kwargs = cloudpickle.loads(call)
-        with distributed_from_environment(backend=settings.backend, timeout=settings.timeout):
-            _tell(caller, Report("ready"))
+        with distributed_from_environment(backend=setup.backend, timeout=setup.timeout):
+            _send(status, Status("running"))
             value = fn(*args, **kwargs)
-            _tell(caller, Report("value", value=_packed(value)))
-            _wait_for_release(caller)
+            _send(status, Status("returned", value=_pickled(value)))
+            with contextlib.suppress(EOFError):
+                status.recv_bytes()  # keep the group until all ranks are done: to leave it early cuts the others off
     except BaseException as error:  # SystemExit too: the caller waits for a value
         text = "".join(traceback.format_exception(error))
-        _tell(caller, Report("error", text=text, echo=any(map(_is_echo, _chain(error)))))
+        _send(status, Status("raised", traceback=text, echo=_is_echo(error)))
         os._exit(1)  # leaving in order would wait for peers that never come
 
 
-def _tell(caller: Connection, report: Report) -> None:
+def _send(pipe: Connection, status: Status) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
-    caller.send_bytes(dumps(report))
+    pipe.send_bytes(dumps(status))
 
 
-def _packed(value: Any) -> bytes:
+def _pickled(value: Any) -> bytes:
     try:
         return dumps(value)
     except Exception as error:
@@ -103,14 +108,6 @@ def _packed(value: Any) -> bytes:
             f"the returned {type(value).__name__} cannot be sent to the caller ({error}): "
             "return tensors, numbers, strings, or lists, tuples and dictionaries of them"
         ) from None
-
-
-def _wait_for_release(caller: Connection) -> None:
-    """Keep the group until every rank has its value: one that left early would cut the others off."""
-    try:
-        caller.recv_bytes()
-    except EOFError:
-        return
 
 
 def _end_with_caller() -> None:
@@ -121,14 +118,10 @@ def _end_with_caller() -> None:
     os.killpg(0, signal.SIGKILL)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, then what it was raised from or while handling."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
-
-
-def _is_echo(error: BaseException) -> bool:
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in ECHOES)
-    )
+def _is_echo(error: BaseException | None) -> bool:
+    """Of an error, or of what it was raised from or while handling."""
+    if error is None:
+        return False
+    words = str(error) if isinstance(error, RuntimeError) else ""
+    found = isinstance(error, dist.DistError) or any(echo in words for echo in ECHOES)
+    return found or _is_echo(error.__cause__ or error.__context__)
