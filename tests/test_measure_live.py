@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import itertools
 
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from course_utils.measure.live import LiveMemory
 from course_utils.models.encoder import Encoder, EncoderConfig
@@ -39,6 +41,39 @@ def test_an_inplace_operation_on_a_tensor_from_before_is_seen() -> None:
     with LiveMemory() as live:
         before.add_(1)
     assert live.now == 200
+
+
+def test_an_operation_that_resizes_a_tensor_is_seen() -> None:
+    a = torch.ones(100)
+    with LiveMemory([a]) as live:
+        out = torch.empty(0)
+        torch.add(a, a, out=out)
+        assert live.now == 800
+        out.resize_(1000)
+        assert (live.now, live.peak) == (4400, 4400)
+        del out
+        assert live.now == 400
+
+
+def test_the_peak_is_that_of_the_allocator() -> None:
+    """torch's profiler is told of each allocation by the allocator itself, and knows nothing of tensors."""
+    encoder, x = Encoder(EncoderConfig(width=64, heads=4, depth=2)), torch.randn(8, 16, 64)
+    optimizer = torch.optim.AdamW(encoder.parameters())
+
+    def step() -> None:
+        encoder(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()  # the moments are there
+    moments = [t for state in optimizer.state.values() for t in state.values()]
+    with LiveMemory([*encoder.parameters(), x, *moments]) as live:
+        step()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    allocated = list(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+    assert live.peak == max(live.trace) == live.trace[0] + max(allocated)
 
 
 def test_a_training_step_is_followed_through_forward_backward_and_optimizer() -> None:

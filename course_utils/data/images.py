@@ -118,11 +118,11 @@ def load_splits(
         )
         for x, y in (arrays["train"], arrays["test"])
     )
-    held: Images | None = None
+    held_out: Images | None = None
     if validation:
-        train, held = hold_out(train, validation, seed=seed)
+        train, held_out = hold_out(train, validation, seed=seed)
     train = replace(train, statistics=train.mean_and_std)
-    return Splits(train, held, replace(test, statistics=train.statistics))
+    return Splits(train, held_out, replace(test, statistics=train.statistics))
 
 
 def load_images(
@@ -154,17 +154,17 @@ def hold_out(images: Images, fraction: float = 0.1, *, seed: int = 0) -> tuple[I
     if not 0 < fraction < 1:
         raise ValueError(f"fraction is {fraction}, expected between 0 and 1 (0.1 holds out a tenth)")
     rng = np.random.default_rng(seed)
-    held = torch.zeros(len(images), dtype=torch.bool)
+    held_out = torch.zeros(len(images), dtype=torch.bool)
     for c in range(len(images.classes)):
         members = np.flatnonzero(images.y.numpy() == c)
-        held[torch.from_numpy(rng.permutation(members)[: round(fraction * len(members))])] = True
-    if not held.any() or held.all():
+        held_out[torch.from_numpy(rng.permutation(members)[: round(fraction * len(members))])] = True
+    if not held_out.any() or held_out.all():
         raise ValueError(
             f"a fraction of {fraction} of {len(images)} images leaves one part empty: choose another fraction"
         )
-    statistics = channel_statistics(images.x[~held])
-    train, validation = (replace(images, x=images.x[k], y=images.y[k], statistics=statistics) for k in (~held, held))
-    return train, validation
+    statistics = channel_statistics(images.x[~held_out])
+    parts = [replace(images, x=images.x[k], y=images.y[k], statistics=statistics) for k in (~held_out, held_out)]
+    return parts[0], parts[1]
 
 
 def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:

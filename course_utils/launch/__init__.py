@@ -11,7 +11,7 @@
 
 ``launch`` starts the ranks and watches them; ``worker`` is what runs inside a rank, ``worker_process`` the caller's
 side of it. ``pickling`` carries the function over. ``failures`` and ``tracebacks`` say which rank failed, and why.
-``environment`` is for programs that torchrun or srun starts instead.
+``environment`` is for programs that torchrun or srun starts instead; with ``agree`` all ranks learn of one's error.
 """
 
 from course_utils.launch.agree import agree

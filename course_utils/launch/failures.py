@@ -54,17 +54,17 @@ def rank_failed(workers: Sequence[WorkerProcess]) -> RankFailed:
 
     first = min(failed, key=order)
     if first.state == "died":
-        said, trace = _death(first.status.exit_code), _as_traceback(_stack(first))
+        said, shown = _death(first.status.exit_code), _as_traceback(_stack(first))
     else:
-        said, trace = "failed", readable_traceback(first.status.traceback)
-    message = [f"rank {first.rank} of {len(workers)} {said}" + (f":\n{trace}" if trace else "")]
+        said, shown = "failed", readable_traceback(first.status.traceback)
+    message = [f"rank {first.rank} of {len(workers)} {said}" + (f":\n{shown}" if shown else "")]
     for each in failed:
         if each is not first and order(each)[0] < 2:
             last = "died" if each.state == "died" else each.status.traceback.strip().splitlines()[-1]
             message.append(f"rank {each.rank} failed too: {last}")
     if order(first)[0] == 2 and (left := [each.rank for each in workers if each.state == "returned"]):
         message.append(f"{listed(left)} had returned already: every rank must take part in every collective")
-    return RankFailed("\n".join(message), first.rank, trace)
+    return RankFailed("\n".join(message), first.rank, shown)
 
 
 def _death(exit_code: int) -> str:

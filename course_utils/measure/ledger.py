@@ -1,4 +1,4 @@
-"""What a rank sends and holds: every real call counted in bytes, whoever makes it.
+"""What a rank sends and holds: every call is observed, whoever makes it, and charged with the bytes it sends.
 
 A :class:`Ledger` stands below torch's own parallelism as well as ours: DistributedDataParallel, DTensor, FSDP2 and
 pipelining all end in operators of the ``c10d`` namespaces, and the ledger reads each one before it runs.
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Sent(NamedTuple):
-    """One row: all calls of an operation on a group, with their bytes as in ``Call``."""
+    """One row: all calls of an operation on a group, with the bytes that they were charged with, as in ``Call``."""
 
     operation: str
     group: str
@@ -34,7 +34,8 @@ class Sent(NamedTuple):
 
 
 class Held(NamedTuple):
-    """Bytes that a rank holds for a model, by what they are. Of sharded tensors its shard alone counts."""
+    """Bytes that a rank holds for a model, by what they are: measured or predicted. Of sharded tensors its shard alone
+    counts."""
 
     parameters: int
     gradients: int
@@ -47,7 +48,7 @@ class Held(NamedTuple):
 
 
 class Ledger:
-    """Counts what this rank sends, and what autograd saves for backward, while its ``with`` block runs.
+    """Charges what this rank sends, and measures what autograd saves for backward, while its ``with`` block runs.
 
     ::
 
@@ -56,8 +57,9 @@ class Ledger:
             loss.backward()
         ledger  # prints itself
 
-    Calls count when they are made, so also those of ``async_op=True`` and of hooks in backward. Calls from another
-    Python thread do not pass here; the backends count too, and the block ends with an error when the counts differ.
+    Calls are charged when they are made, also those of ``async_op=True`` and of hooks in backward. Calls from another
+    Python thread do not pass here; the backends count calls too, and the block ends with an error when the counts
+    differ.
 
     Args:
         model: its parameters are no activations, however they are saved; leaf tensors that require gradients never are.
@@ -103,7 +105,7 @@ class Ledger:
         return add_up([Sent(call.operation, call.group, 1, call.payload, call.wire) for call in self.calls])
 
     def wire_bytes(self, operation: str | None = None, group: str | None = None) -> float:
-        """Bytes that this rank sends; of one operation or group, if asked."""
+        """Bytes that this rank was charged with; of one operation or group, if asked."""
         return sum(
             call.wire for call in self.calls if operation in (None, call.operation) and group in (None, call.group)
         )
@@ -203,7 +205,7 @@ def add_up(rows: Iterable[Sent]) -> list[Sent]:
 
 
 def held(model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> Held:
-    """Bytes that this rank holds now. Counters of steps, one number per parameter, are left out.
+    """Measure the bytes that this rank holds now. Counters of steps, one number per parameter, are left out.
 
     Parameters that the optimizer has and the model has not are master weights. Buffers that a library keeps for itself,
     such as DDP's buckets, are not seen.

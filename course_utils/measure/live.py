@@ -13,10 +13,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 
 class LiveMemory(TorchDispatchMode):
-    """Follow the bytes of all tensors through a ``with`` block, whoever holds them.
+    """Measure the bytes of all tensors through a ``with`` block, whoever holds them.
 
     A storage counts from the operation that made it until its last tensor is gone. What kernels use for themselves
-    while they run is not seen.
+    while they run is not seen. A storage that is resized without an operation, as FSDP2 does to free gathered weights,
+    counts with its new size when an operation returns it again.
 
     ::
 
@@ -32,7 +33,8 @@ class LiveMemory(TorchDispatchMode):
     Attributes:
         now: bytes alive at this moment.
         peak: the most there have been.
-        trace: ``now`` after each operation that made or freed memory.
+        trace: ``now`` after each operation since which it has changed: what the operation made is there, and what it
+            took is not freed yet, so ``max(trace)`` is the peak.
         marks: ``(name, index into trace, bytes)`` of each :meth:`mark`.
     """
 
@@ -41,7 +43,7 @@ class LiveMemory(TorchDispatchMode):
         self.now = self.peak = 0
         self.trace: list[int] = []
         self.marks: list[tuple[str, int, int]] = []
-        self._known = WeakIdKeyDictionary()
+        self._sizes = WeakIdKeyDictionary()  # storage -> a list of one number, the bytes that it counts with
         for tensor in already:
             self._count(tensor.untyped_storage())
         self.trace.append(self.now)
@@ -61,11 +63,13 @@ class LiveMemory(TorchDispatchMode):
         return result
 
     def _count(self, storage: UntypedStorage) -> None:
-        if storage not in self._known:
-            self._known[storage] = True
-            self.now += storage.nbytes()
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._free, storage.nbytes()).atexit = False
+        if storage not in self._sizes:
+            self._sizes[storage] = [0]
+            weakref.finalize(storage, self._free, self._sizes[storage]).atexit = False
+        size = self._sizes[storage]
+        self.now += storage.nbytes() - size[0]
+        size[0] = storage.nbytes()  # an operation may have resized it
+        self.peak = max(self.peak, self.now)
 
-    def _free(self, size: int) -> None:
-        self.now -= size
+    def _free(self, size: list[int]) -> None:
+        self.now -= size[0]

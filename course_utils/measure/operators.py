@@ -75,8 +75,8 @@ class Call(NamedTuple):
         operation: ``"all_reduce"``, ``"send"``, ...
         group: its global ranks, ``"0-3"`` or ``"0,2"``; for a message ``"0→1"``.
         payload: S, bytes of the whole vector that is reduced, gathered, scattered or sent.
-        wire: bytes that this rank sends in the bandwidth-optimal algorithm: a ring for all_reduce, all_gather and
-            reduce_scatter, a chain for broadcast and reduce, direct messages for the rest.
+        wire: bytes that this rank is charged with, those it sends in the bandwidth-optimal algorithm: a ring for
+            all_reduce, all_gather and reduce_scatter, a chain for broadcast and reduce, direct messages for the rest.
     """
 
     operation: str

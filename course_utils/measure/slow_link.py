@@ -15,9 +15,10 @@ from course_utils.measure.operators import Call, is_communication, is_dtensor, r
 class SlowLink(TorchDispatchMode):
     """Within the ``with`` block, this rank sleeps before each call whose group lies on more than one node.
 
-    It sleeps for alpha times the messages in a row, plus the bytes that it sends over beta: all of them, as the slowest
-    link sets the pace of a ring. It is an emulation and says so: nothing overlaps, two messages never compete for a
-    link, and the computation takes whatever this machine takes. While it sleeps it leaves the processor to others.
+    The call is charged with alpha times the messages in a row, plus its bytes (``Call.wire``) over the bandwidth: all
+    of them, as the slowest link sets the pace of a ring. The rank sleeps for these seconds and leaves the processor to
+    others. It is an emulation and says so: nothing overlaps, two messages never compete for a link, and the
+    computation takes whatever this machine takes.
 
     Args:
         per_node: ranks that share a node; ranks 0 to ``per_node - 1`` are on the first.
