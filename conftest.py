@@ -2,6 +2,8 @@
 
 nbmake collects the notebooks and reports them; `ChapterItem` replaces its run by `tools.execution.run` (an empty
 folder, no network, a budget), then `tools.judge.faults`, and keeps the executed copy in `_build/executed` for the book.
+A chapter whose copy is fresh is not run again. Of the solutions one runs in a kernel: their answers are run, and held to
+their checks, by `tests/exercises`.
 """
 
 import json
@@ -21,6 +23,7 @@ from nbmake.pytest_items import (  # type: ignore[import-untyped]
 
 from tools import contents, execution, judge
 
+FRESH = "fresh"  # the property of a chapter's report that says it was not run again
 collect_ignore = ["notebooks/exercises"]  # the students' copies: their stubs raise until a student has written them
 
 
@@ -28,7 +31,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("course")
     group.addoption("--patience", type=float, default=1.0, help="multiply every chapter's time budget (a slow machine)")
     group.addoption(
-        "--colab-all", action="store_true", help="run every whole chapter as in Colab, not only the quickest"
+        "--thorough",
+        action="store_true",
+        help="all that is proved by examples else: every seed, every solution in a kernel, every chapter as in Colab",
     )
 
 
@@ -46,8 +51,12 @@ class ChapterItem(NotebookItem):
         source = Path(self.filename)
         if unknown := self._mocks(source):
             raise ValueError(f"{source.name}: nbmake mocks are not run here, a chapter shows what ran: {unknown[0]}")
+        patience = self.config.getoption("--patience")
+        if execution.fresh(source, patience):
+            self.user_properties.append((FRESH, source in contents.CHAPTERS))
+            return
         before = execution.stamp(source)
-        run = execution.run(source, patience=self.config.getoption("--patience"), threads=_threads())
+        run = execution.run(source, patience=patience, threads=_threads())
         failure = _failure(source, run)
         if failure is not None:
             execution.write(contents.ROOT / "_build" / "failed" / source.name, nbformat.writes(run.notebook))
@@ -69,6 +78,11 @@ class ChapterFile(NotebookFile):
         yield item
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """True for the solutions that no kernel runs, unless one is named on the command line."""
+    return True if collection_path in contents.SOLUTIONS[1:] and not config.getoption("--thorough") else None
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collect_file(file_path: Path) -> Generator[None, list[Any], list[Any]]:
     collected = yield
@@ -84,6 +98,14 @@ def pytest_collect_file(file_path: Path) -> Generator[None, list[Any], list[Any]
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     # Chapters first: the tests that open the built book then find them executed, and nothing runs twice.
     items.sort(key=lambda item: not isinstance(item, ChapterItem))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    passed = [report for report in terminalreporter.getreports("passed") if report.when == "call"]
+    count = sum(bool(value) for report in passed for name, value in report.user_properties if name == FRESH)
+    if count:
+        noun = "chapter" if count == 1 else "chapters"
+        terminalreporter.write_line(f"{count} {noun} fresh: nothing under them has changed (`make clean` runs all)")
 
 
 def _threads() -> int | None:

@@ -47,24 +47,28 @@ class Course:
         for folder in ("notebooks/solutions", "notebooks/exercises", "course_utils"):
             (root / folder).mkdir(parents=True)
         shutil.copy(ROOT / "notebooks" / "ruff.toml", root / "notebooks" / "ruff.toml")
+        self._write_contents()
 
     def add(self, nb: NotebookNode, name: str = "toy.ipynb") -> Path:
         path = self.root / "notebooks" / name
         nbformat.write(nb, path)
         self.chapters.append({"file": f"notebooks/{path.stem}"})
+        self._write_contents()
+        return path
+
+    def _write_contents(self) -> None:
         contents = {"parts": [{"caption": "Toys", "chapters": self.chapters}]}
         (self.root / "_toc.yml").write_text(yaml.safe_dump(contents))
-        return path
 
     def pytest(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pytest", "--nbmake", "-p", "no:cacheprovider", *arguments]
-        return self._run(command, "notebooks")
+        return self._run(command)
 
     def sync(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return self._run([sys.executable, "-m", "tools.sync", *arguments])
 
-    def _run(self, command: list[str], *more: str) -> subprocess.CompletedProcess[str]:
+    def _run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
         kept = {name: value for name, value in os.environ.items() if name != "GITHUB_ACTIONS"}
         return subprocess.run(
-            [*command, *more], cwd=self.root, env=kept, capture_output=True, text=True, check=False, timeout=120
+            command, cwd=self.root, env=kept, capture_output=True, text=True, check=False, timeout=120
         )

@@ -31,9 +31,12 @@ NUMBERS = {chapter.stem: number for number, chapter in enumerate(CHAPTERS, start
 
 
 def title(chapter: Path) -> str:
-    """The chapter's title as it stands in its first cell, without a number."""
-    first = nbformat.read(chapter, as_version=4).cells[0].source
-    return str(first.splitlines()[0].lstrip("# "))
+    """The chapter's title as it stands in its first heading, without a number."""
+    cells = nbformat.read(chapter, as_version=4).cells
+    lines = (line for cell in cells if cell.cell_type == "markdown" for line in cell.source.splitlines())
+    if (heading := next((line for line in lines if line.startswith("# ")), None)) is None:
+        raise ValueError(f"{chapter.name} has no title: begin its first cell with one, such as `# Data parallelism`")
+    return str(heading.removeprefix("# "))
 
 
 def with_numbers(nb: NotebookNode, name: str, titles: dict[str, str]) -> NotebookNode:

@@ -117,8 +117,8 @@ def _give_ids(nb: NotebookNode, chapter: str) -> None:
 
 
 def has_id(cell: NotebookNode, chapter: str) -> bool:
-    """Whether a cell's id is one that ``mend`` gives: the chapter's name and a number."""
-    return re.fullmatch(rf"{re.escape(chapter)}-\d{{3,}}", str(cell.get("id"))) is not None
+    """Whether a cell's id says where it belongs: the chapter's name and, behind a hyphen, a number or a word."""
+    return re.fullmatch(rf"{re.escape(chapter)}-\w+", str(cell.get("id"))) is not None
 
 
 def _mend_card(notebook: Path, nb: NotebookNode) -> list[str]:

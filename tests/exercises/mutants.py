@@ -10,12 +10,15 @@ A chapter's test file is a list of wrong answers and one line::
     }
     test_exercise = exercise_tests("float_formats", WRONG)
 
-Most wrong answers are edits of the solution, which is read from notebooks/solutions; others are functions.
+Most wrong answers are edits of the solution, which is read from notebooks/solutions; others are functions. A notebook of
+solutions is run here once, with its checks, and only one of them all in a kernel too (`--thorough`: each).
 """
 
+import functools
 import importlib
 import linecache
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from course_utils.exercises import Check, Report, checks_of
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 SEEDS = (0, 1, 2)  # a wrong answer must fail with each: a check that finds it by luck is no check
+MORE_SEEDS = range(100, 120)  # for the solutions, with --thorough
 LEAST = 5  # wrong answers for each exercise
 
 
@@ -57,27 +61,39 @@ def wrong(name: str, answer: Edit | Callable[..., Any], *, says: str, at_most: i
     return Wrong(name, answer, says, at_most)
 
 
-def answers(notebook: Path, edits: dict[str, Edit] | None = None) -> dict[str, Any]:
-    """Run a notebook's cells, but for set-up and checks, and return what they define: name -> function.
+@functools.cache
+def answers(notebook: Path) -> dict[str, Any]:
+    """Run a notebook's cells, but for the set-up, and return what they define: name -> function.
 
-    ``edits`` changes the source of the cell that defines a name.
+    Of a notebook of solutions the checks are run too; in the students' copy there is nothing yet to check.
     """
     space: dict[str, Any] = {}
+    solved = notebook.parent.name == "solutions"
     for cell in nbformat.read(notebook, as_version=4).cells:
-        nbgrader = cell.metadata.get("nbgrader", {})
-        if cell.cell_type != "code" or "setup" in cell.metadata.get("tags", []) or nbgrader.get("grade"):
-            continue
-        source = cell.source
-        if change := (edits or {}).get(nbgrader.get("grade_id", "")):
-            found = source.count(change.old)
-            assert found == 1, (
-                f"{change.old!r} stands {found} times in the solution of {nbgrader['grade_id']}, not once"
-            )
-            source = source.replace(change.old, change.new)
-        name = f"<{notebook.stem} {cell.id} {hash(source)}>"
-        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-        exec(compile(source, name, "exec"), space)
+        check = cell.metadata.get("nbgrader", {}).get("grade")
+        if cell.cell_type == "code" and "setup" not in cell.metadata.get("tags", []) and (solved or not check):
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", UserWarning)
+                warnings.simplefilter("error", RuntimeWarning)
+                _execute(cell.source, f"{notebook.stem} {cell.id}", space)
     return space
+
+
+def edited(notebook: Path, name: str, change: Edit) -> Any:
+    """What the cell that defines ``name`` makes of it after a change."""
+    cells = nbformat.read(notebook, as_version=4).cells
+    (cell,) = (cell for cell in cells if cell.metadata.get("nbgrader", {}).get("grade_id") == name)
+    found = cell.source.count(change.old)
+    assert found == 1, f"{change.old!r} stands {found} times in the solution of {name}, not once"
+    space = dict(answers(notebook))
+    _execute(cell.source.replace(change.old, change.new), f"{notebook.stem} {cell.id} {hash(change)}", space)
+    return space[name]
+
+
+def _execute(source: str, place: str, space: dict[str, Any]) -> None:
+    """Run a cell; its lines can be shown, as those of a notebook can."""
+    linecache.cache[f"<{place}>"] = (len(source), None, source.splitlines(keepends=True), f"<{place}>")
+    exec(compile(source, f"<{place}>", "exec"), space)
 
 
 def doing_nothing() -> dict[str, Callable[..., Any]]:
@@ -113,7 +129,7 @@ class Case:
     """One thing to prove about one check."""
 
     label: str
-    prove: Callable[[], None]
+    prove: Callable[[Iterable[int]], None]
 
     def __str__(self) -> str:
         return self.label
@@ -125,57 +141,50 @@ def cases(notebook: str, wrongs: dict[str, list[Wrong]]) -> list[Case]:
     checks = {c.answer: c for c in checks_of(importlib.import_module(f"course_utils.exercises.{notebook}"))}
     solutions, stubs = (NOTEBOOKS / folder / f"{notebook}.ipynb" for folder in ("solutions", "exercises"))
 
-    def solution(check: Check) -> None:
+    def solution(check: Check, more_seeds: Iterable[int]) -> None:
         right = answers(solutions)[check.answer]
-        for seed in (*SEEDS, *range(100, 120)):
+        for seed in (*SEEDS, *more_seeds):
             report = check.report(right, seed=seed)
             assert report.passed, str(report)
             assert not report.warnings, report.warnings
-        assert "Well done" in repr(check(right))
 
-    def stub(check: Check) -> None:
+    def nothing(check: Check, _: Iterable[int]) -> None:
         report = check.report(answers(stubs)[check.answer])
         assert report.points == 0
         assert f"Exercise {check.number}: write {check.answer}" in failures(report)
         assert [outcome.status for outcome in report.outcomes[1:]] == ["not reached"] * (len(check) - 1)
+        for label, answer in doing_nothing().items():
+            report = check.report(answer, seed=0)
+            assert report.points == 0, f"an answer that {label} gets {report.points} points\n{report}"
 
-    def nothing(check: Check, answer: Callable[..., Any]) -> None:
-        report = check.report(answer, seed=0)
-        assert report.points == 0, str(report)
-
-    def fails(check: Check, case: Wrong) -> None:
-        answer = case.answer
-        if isinstance(answer, Edit):
-            answer = answers(solutions, {check.answer: answer})[check.answer]
+    def fails(check: Check, case: Wrong, _: Iterable[int]) -> None:
+        answer = edited(solutions, check.answer, case.answer) if isinstance(case.answer, Edit) else case.answer
         for seed in SEEDS:
             report = check.report(answer, seed=seed)
             assert not report.passed, f"{case.name} passes"
             assert case.says in failures(report), str(report)
             assert case.at_most is None or report.points <= case.at_most, str(report)
-
-    def own_reasons(cases: list[Wrong]) -> None:
-        assert len(cases) >= LEAST, f"only {len(cases)} wrong answers, at least {LEAST} are wanted"
-        assert len({case.says for case in cases}) == len(cases), "two wrong answers share the message they must get"
+            if any(label == "took" for outcome in report.outcomes for label, _ in outcome.details):
+                break  # it was stopped by the clock, which knows no seed
 
     assert wrongs.keys() == checks.keys(), (
         f"wrong answers for {sorted(wrongs)}, but the checks are for {sorted(checks)}"
     )
     for name, check in checks.items():
-        found.append(Case(f"{name}: the solution passes", lambda c=check: solution(c)))
-        found.append(Case(f"{name}: the stub fails", lambda c=check: stub(c)))
-        found.append(Case(f"{name}: wrong answers have reasons of their own", lambda n=name: own_reasons(wrongs[n])))
-        for label, answer in doing_nothing().items():
-            found.append(Case(f"{name}: {label}", lambda c=check, a=answer: nothing(c, a)))
-        for case in wrongs[name]:
-            found.append(Case(f"{name}: {case.name}", lambda c=check, w=case: fails(c, w)))
+        own = wrongs[name]
+        assert len(own) >= LEAST, f"only {len(own)} wrong answers for {name}, at least {LEAST} are wanted"
+        assert len({case.says for case in own}) == len(own), f"two wrong answers for {name} must get the same message"
+        found.append(Case(f"{name}: the solution passes", functools.partial(solution, check)))
+        found.append(Case(f"{name}: what does nothing gets no point", functools.partial(nothing, check)))
+        found += [Case(f"{name}: {case.name}", functools.partial(fails, check, case)) for case in own]
     return found
 
 
-def exercise_tests(notebook: str, wrongs: dict[str, list[Wrong]]) -> Callable[[Case], None]:
+def exercise_tests(notebook: str, wrongs: dict[str, list[Wrong]]) -> Callable[[Case, pytest.FixtureRequest], None]:
     """A test function over all cases; assign it to a name that begins with ``test_``."""
 
     @pytest.mark.parametrize("case", cases(notebook, wrongs), ids=str)
-    def test(case: Case) -> None:
-        case.prove()
+    def test(case: Case, request: pytest.FixtureRequest) -> None:
+        case.prove(MORE_SEEDS if request.config.getoption("--thorough") else ())
 
     return test
