@@ -2,8 +2,8 @@
 
 nbmake collects the notebooks and reports them; `ChapterItem` replaces its run by `tools.execution.run` (an empty
 folder, no network, a budget), then `tools.judge.faults`, and keeps the executed copy in `_build/executed` for the book.
-A chapter whose copy is fresh is not run again. Of the solutions one runs in a kernel: their answers are run, and held to
-their checks, by `tests/exercises`.
+A chapter whose copy is fresh is not run again. Of the solutions one runs in a kernel; `tests/exercises` runs them all,
+with their checks.
 """
 
 import json

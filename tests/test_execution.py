@@ -138,9 +138,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_chapter_stands_on_what_its_imports_reach_and_on_nothing_else(checkout: Path) -> None:
     chapter = checkout / "toy.ipynb"
-    reached = {path.relative_to(checkout / "course_utils").as_posix() for path in closure.reached(chapter, checkout)}
+    package = checkout / "course_utils"
+    reached = {path.relative_to(package).as_posix() for path in closure.reached(chapter, checkout)}
     room = {"room/__init__.py", "room/shown.py", "room/votes.js"}
-    assert reached == {"__init__.py", "deep.py", "worker.py", *room}, "a room, what it reaches, what is named in strings"
+    assert reached == {"__init__.py", "deep.py", "worker.py", *room}, "a room, what it reaches, what strings name"
 
     def fresh_after(name: str, text: str = "changed = 1") -> bool:
         path = checkout / name
@@ -298,7 +299,13 @@ def test_what_is_wrong_with_a_whole_run_is_named() -> None:
     run.peak_bytes = 2 * execution.GB
     run.reached = {ROOT / "course_utils" / "runtime.py"}
     faults = judge.faults(run)
-    for words in ("took 0.000 s", "at least 1 s of work", "budget of 1 GB", "python -c x", "course_utils from elsewhere"):
+    for words in (
+        "took 0.000 s",
+        "at least 1 s of work",
+        "budget of 1 GB",
+        "python -c x",
+        "course_utils from elsewhere",
+    ):
         assert [words in fault for fault in faults].count(True) == 1, (words, faults)
     assert len(faults) == 5
 

@@ -1,136 +1,85 @@
-"""Imports run one way (CONTRIBUTING.md), and importing any module of the package does nothing else."""
+"""Imports run one way (pyproject.toml says which), and importing any module of the package does nothing else."""
 
 import ast
 import json
+import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools import closure
+from tools.contents import ROOT
+
 PACKAGE = ROOT / "course_utils"
-
-# Each room, and the rooms it may import besides itself. `runtime`, `files` and `sealed` may be imported by all.
-SHARED = {"runtime", "files", "sealed"}
-BASE = {"precision", "models", "data", "launch", "measure"}
-PARALLEL = {"data_parallel", "pipeline", "tensor", "zero", "deepspeed", "hybrid"}
-PROJECTS = {"news", "vision"}
-BELOW_TRAINING = SHARED | BASE | PARALLEL | {"plan", "tuning"}
-ALLOWED: dict[str, set[str]] = {
-    **{name: {"files"} for name in SHARED},
-    **dict.fromkeys(BASE, SHARED),
-    "pipeline": set(),  # torch alone: the folder can be copied
-    "plan": SHARED | BASE | {"pipeline"},  # counts a model from its configuration
-    **dict.fromkeys(PARALLEL - {"pipeline", "zero", "hybrid"}, SHARED | BASE | {"plan"}),
-    "zero": SHARED | BASE | {"plan", "data_parallel"},
-    "hybrid": SHARED | BASE | PARALLEL | {"plan"},
-    "tuning": SHARED | BASE | {"plan"},
-    "training": BELOW_TRAINING,
-    **{name: BELOW_TRAINING | {"training"} for name in PROJECTS},
-    "bench": BELOW_TRAINING | PROJECTS | {"training"},
-    "figures": BELOW_TRAINING | PROJECTS | {"training"},
-    "exercises": BELOW_TRAINING | PROJECTS | {"training", "figures"},
-}
-# Model code knows nothing of parallelism: the parallel rooms take an untouched module and returns a parallel one.
-SERIAL = SHARED | {"precision", "models", "data", "plan"}
+LINT = "import sys\nfrom importlinter.cli import lint_imports\nsys.exit(lint_imports(no_cache=True, no_logo=True))"
+# These take an untouched module; it is the parallel rooms that make a parallel one of it.
+SERIAL = ("precision", "models", "data", "plan")
 
 
-def room(module: str) -> str:
-    """The room of a dotted module name: `course_utils.models.vit` -> `models`."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else ""
+def lint(folder: Path) -> subprocess.CompletedProcess[str]:
+    """The contracts of pyproject.toml, held against the package in ``folder``."""
+    command = [sys.executable, "-c", LINT]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
 
 
-def imported(source: str, module: str, is_package: bool) -> Iterator[str]:
-    """The modules that `source` names in import statements, wherever they stand, relative ones resolved."""
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                parts = module.split(".")[: len(module.split(".")) - node.level + is_package]
-                base = ".".join([*parts, *([node.module] if node.module else [])])
-            # `from course_utils import models` and `from torch import distributed` name a module by the last word
-            yield from (f"{base}.{alias.name}" for alias in node.names)
+def test_imports_run_one_way() -> None:
+    done = lint(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def broken_arrows(source: str, module: str, is_package: bool = False) -> list[str]:
-    """Each import of `module` that runs against the arrows, as a sentence."""
-    here, found = room(module), []
-    for name in imported(source, module, is_package):
-        if name.startswith(("notebooks", "tools", "tests", "conftest")):
-            found.append(f"{module} imports {name}: the package must work without the checkout around it")
-        elif name.split(".")[0] == "course_utils":
-            if (there := room(name)) and there != here and there not in ALLOWED.get(here, set()):
-                allowed = ", ".join(sorted(ALLOWED.get(here, set()))) or "none"
-                found.append(f"{module} imports {name}, but {here or 'the package itself'} may import: {allowed}")
-        elif here in SERIAL and name.startswith(("torch.distributed", "deepspeed", "accelerate", "peft")):
-            found.append(f"{module} imports {name}, but {here} must know nothing of parallelism")
-    return found
+def test_what_runs_against_the_order_is_named(tmp_path: Path) -> None:
+    """In a copy of the package: an import upwards, one in a function, a circle, a library, the checkout, a new room."""
+    shutil.copytree(PACKAGE, tmp_path / "course_utils", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "course_utils" / "attic").mkdir()
+    planted = {
+        "models/vit.py": "from course_utils.training.loop import train",
+        "runtime.py": "def f():\n    from course_utils.data import images",
+        "precision/formats.py": "from course_utils.precision import blocks",
+        "plan/memory.py": "import deepspeed",
+        "bench/vit.py": "from tools import execution",
+        "attic/__init__.py": "",
+    }
+    for name, source in planted.items():
+        with (tmp_path / "course_utils" / name).open("a", encoding="utf8") as file:
+            file.write(f"\n{source}\n")
+    done = lint(tmp_path)
+    assert done.returncode == 1
+    said = " ".join(done.stdout.split())
+    for arrow in (
+        "course_utils.models.vit -> course_utils.training.loop",
+        "course_utils.runtime -> course_utils.data",
+        "cycles are allowed in course_utils.precision",
+        "course_utils.plan.memory -> deepspeed",
+        "course_utils.bench.vit -> tools",
+        "attic",
+    ):
+        assert arrow in said, f"{arrow}\n{done.stdout}"
+
+
+def parallel(source: str, package: str) -> list[str]:
+    """What a source imports of torch.distributed, which the linter cannot tell from torch."""
+    names = closure.imported(ast.walk(ast.parse(source)), package)
+    return [name for name in names if f"{name}.".startswith("torch.distributed.")]
+
+
+def test_serial_rooms_know_nothing_of_torch_distributed() -> None:
+    for room in SERIAL:
+        for path in (PACKAGE / room).rglob("*.py"):
+            assert not parallel(path.read_text("utf8"), f"course_utils.{room}"), path
+    for source in ("import torch.distributed as dist", "def f():\n    from torch import distributed"):
+        assert parallel(source, "course_utils.models")
+    assert not parallel("import torch\nfrom torch import distributions", "course_utils.models")
 
 
 def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
-MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py")) if "__pycache__" not in path.parts}
-
-
-def test_every_room_has_its_arrows() -> None:
-    rooms = {room(name) for name in MODULES} - {""}
-    assert {"runtime", "precision", "models", "data", "training", "figures", "exercises"} <= rooms
-    assert rooms <= set(ALLOWED), f"no arrows are set for {rooms - set(ALLOWED)}: set them here and in CONTRIBUTING.md"
-
-
-@pytest.mark.parametrize("name", MODULES)
-def test_imports_run_one_way(name: str) -> None:
-    path = MODULES[name]
-    assert broken_arrows(path.read_text(encoding="utf-8"), name, path.name == "__init__.py") == []
-
-
-@pytest.mark.parametrize(
-    ("module", "source", "words"),
-    [
-        (
-            "course_utils.models.vit",
-            "from course_utils.training.loop import train",
-            "models may import: files, runtime, sealed",
-        ),
-        ("course_utils.models.vit", "from course_utils import figures", "imports course_utils.figures"),
-        ("course_utils.models.vit", "from ..training import loop", "imports course_utils.training.loop"),
-        (
-            "course_utils.models.vit",
-            "def f():\n    import course_utils.tuning.lora",
-            "imports course_utils.tuning.lora",
-        ),
-        ("course_utils.models.vit", "import torch.distributed as dist", "must know nothing of parallelism"),
-        ("course_utils.models.vit", "from torch import distributed", "must know nothing of parallelism"),
-        (
-            "course_utils.precision.formats",
-            "from course_utils.data import images",
-            "precision may import: files, runtime, sealed",
-        ),
-        ("course_utils.training.loop", "from course_utils.figures import show", "imports course_utils.figures.show"),
-        ("course_utils.figures.style", "from course_utils import exercises", "imports course_utils.exercises"),
-        ("course_utils.runtime", "from course_utils.data import images", "runtime may import: files"),
-        ("course_utils.bench.vit", "from tools import execution", "must work without the checkout"),
-    ],
-)
-def test_each_planted_import_is_named(module: str, source: str, words: str) -> None:
-    found = broken_arrows(source, module)
-    assert len(found) == 1, found
-    assert words in found[0]
-
-
-def test_imports_along_the_arrows_pass() -> None:
-    assert broken_arrows("from course_utils.models import vit", "course_utils.training.loop") == []
-    assert broken_arrows("from . import encoder", "course_utils.models", is_package=True) == []
-    assert broken_arrows("from .encoder import Encoder\nfrom ..runtime import cores", "course_utils.models.vit") == []
-    assert broken_arrows("from course_utils import figures, training", "course_utils.exercises.float_formats") == []
+MODULES = [module_name(path) for path in sorted(PACKAGE.rglob("*.py"))]
 
 
 # Runs in a process of its own. First it imports what the modules build on, so that what is left is their own doing.
@@ -214,8 +163,5 @@ def effects(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
 
 def test_importing_has_no_side_effects(effects: dict[str, list[str]]) -> None:
     assert {name: what for name, what in effects.items() if name not in PLANTED} == {}
-
-
-@pytest.mark.parametrize("name", PLANTED)
-def test_each_planted_side_effect_is_named(effects: dict[str, list[str]], name: str) -> None:
-    assert any(effect.startswith(PLANTED[name][1]) for effect in effects[name]), effects.get(name)
+    for name, (_, planted) in PLANTED.items():
+        assert any(effect.startswith(planted) for effect in effects[name]), (name, effects.get(name))

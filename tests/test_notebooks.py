@@ -1,6 +1,7 @@
 """Discipline of the notebooks' sources. Each rule is shown to catch the defect it is there for, on a toy notebook."""
 
 import copy
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -124,67 +125,64 @@ DEFECTS: dict[str, tuple[Callable[[NotebookNode], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("defect", DEFECTS)
-def test_each_planted_defect_is_named(defect: str) -> None:
-    plant, words = DEFECTS[defect]
-    nb = _toy()
-    plant(nb)
-    found = rules.problems(TOY, nb)
-    assert any(words in sentence for sentence in found), found
+def test_each_planted_defect_is_named() -> None:
+    for defect, (plant, words) in DEFECTS.items():
+        nb = _toy()
+        plant(nb)
+        found = rules.problems(TOY, nb)
+        assert any(words in sentence for sentence in found), (defect, found)
 
 
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("import math", "F401"),
-        ("import os, math\nprint(os, math)", "E401"),
-        ("x = {'a':1}\nprint( x )", "would"),
-        ("x = 0  # " + "x" * 120, "E501"),
-    ],
-    ids=["unused import", "two imports", "unformatted", "long line"],
-)
-def test_ruff_sees_into_cells(tmp_path: Path, source: str, words: str) -> None:
+def test_ruff_sees_into_cells(tmp_path: Path) -> None:
     course = Course(tmp_path)
-    path = course.add(notebook(source))
-    assert any(words.lower() in line.lower() for line in rules.ruff([path])), rules.ruff([path])
+    unused = course.add(notebook("import math"), "unused.ipynb")
+    unformatted = course.add(notebook("x = {'a':1}\nprint( x )"), "unformatted.ipynb")
+    found = rules.ruff([unused, unformatted])
+    assert any("F401" in line and "unused" in line for line in found), found
+    assert any("would" in line.lower() and "unformatted" in line for line in found), found
 
 
-def test_sync_mends_all_it_can_and_then_has_nothing_to_do(tmp_path: Path) -> None:
+@pytest.fixture
+def course(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Course:
+    """A course in miniature that `tools.sync` takes for the checkout."""
     course = Course(tmp_path)
+    monkeypatch.setattr(sync, "ROOT", tmp_path)
+    monkeypatch.setattr(sync, "NOTEBOOKS", tmp_path / "notebooks")
+    monkeypatch.setattr(sync, "SOLUTIONS", [])
+    monkeypatch.setattr(sync, "CHAPTERS", [tmp_path / "notebooks" / f"{name}.ipynb" for name in ("toy", "second")])
+    return course
+
+
+def test_sync_mends_all_it_can_and_then_has_nothing_to_do(course: Course, capsys: pytest.CaptureFixture[str]) -> None:
     nb = notebook(*chapter_cells(), "print(2 + 2)")
     _outputs(nb)
     _count(nb)
     path = course.add(nb)
-    checked = course.sync("--check")
-    assert checked.returncode == 1
-    assert "notebooks/toy.ipynb: out of step" in checked.stdout
+    assert sync.main(["--check", str(path)]) == 1
+    assert "notebooks/toy.ipynb: out of step" in capsys.readouterr().out
     assert nbformat.read(path, as_version=4) == nb, "--check must not write"
-    assert course.sync().returncode == 0
+    assert sync.main([str(path)]) == 0
     mended = nbformat.read(path, as_version=4)
     assert rules.problems(TOY, mended) == []
     assert "**You will be able to** add." in mended.cells[1].source
-    again = course.sync("--check")
-    assert (again.returncode, again.stdout) == (0, "")
+    capsys.readouterr()
+    assert sync.main(["--check", str(path)]) == 0
+    assert capsys.readouterr().out == ""
 
 
-def test_sync_names_what_it_cannot_mend(tmp_path: Path) -> None:
-    course = Course(tmp_path)
+def test_sync_names_what_it_cannot_mend(course: Course, capsys: pytest.CaptureFixture[str]) -> None:
     course.add(notebook("print(1)"))
     keyless = notebook(*chapter_cells(), chapter="second")
     del keyless.metadata["course"]["minutes_to_read"]
     course.add(keyless, "second.ipynb")
-    done = course.sync()
-    assert done.returncode == 1
-    assert "toy.ipynb has no set-up cell: add a code cell" in done.stderr
-    assert "toy.ipynb has no card" in done.stderr
-    assert (
-        "second.ipynb its card cannot be written: `course` in the notebook's metadata has no good 'minutes_to_read'"
-        in done.stderr
-    )
+    assert sync.main([]) == 1
+    said = capsys.readouterr().err
+    for words in (r"toy\.ipynb .*set-up cell", r"toy\.ipynb .*card", r"second\.ipynb .*'minutes_to_read'"):
+        assert re.search(words, said), said
 
 
-def test_sync_refuses_a_file_that_is_no_chapter(tmp_path: Path) -> None:
-    done = Course(tmp_path).sync("README.md")
+def test_sync_refuses_a_file_that_is_no_chapter(course: Course) -> None:
+    done = course.sync("README.md")
     assert done.returncode == 2
     assert "README.md is no chapter" in done.stderr
 

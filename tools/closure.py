@@ -1,8 +1,8 @@
 """What a notebook stands on: the files of the package that its imports reach, however deep, and the data they load.
 
-Read from the sources by ``ast``; nothing is run. An import counts wherever it stands, in a function too. So does a module
-that is named in a string, as for ``python -m`` or for the launcher. A data file counts when its name is said, whole or by
-an f-string whose gaps are filled by strings that are said (``f"{name}.js"`` and ``"votes"``).
+Read from the sources by ``ast``; nothing is run. An import counts wherever it stands, in a function too. So does a
+module that is named in a string, as for ``python -m`` or for the launcher. A data file counts when its name is said,
+whole or by an f-string whose gaps are filled by strings that are said (``f"{name}.js"`` and ``"votes"``).
 
 What such a look may miss, the run itself tells: `tools.judge` compares with all that the processes really read.
 """

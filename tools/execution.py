@@ -36,7 +36,7 @@ MATPLOTLIB = ROOT / "_build" / "matplotlib"
 # Its sitecustomize.py refuses the network to every process below the kernel, and notes what each reads of the package.
 OFFLINE = ROOT / "tools" / "offline"
 # What decides a verdict besides the notebook and the package.
-JUDGING = ("tools/execution.py", "tools/closure.py", "tools/watch.py", "tools/judge.py", "tools/offline/sitecustomize.py")
+JUDGING = [f"tools/{name}.py" for name in ("execution", "closure", "watch", "judge", "offline/sitecustomize")]
 
 SECONDS_LIMIT, MEMORY_LIMIT_GB = 120, 6.0  # no chapter may ask for more: CONTRIBUTING.md
 # A kernel must not inherit what this shell or this test run happens to have set.
@@ -104,7 +104,8 @@ def fresh(notebook: Path, patience: float | None = None) -> bool:
 def record(notebook: Path, run: Run, stamp_before: str) -> Path:
     """Keep the executed copy and, beside it, its record: stamp, date, versions, what it cost of what it may.
 
-    Only a run that the judge found faultless is kept. `stamp_before` is the stamp taken before the run: a file edited while the chapter ran makes the copy stale.
+    Only a run that the judge found faultless is kept. `stamp_before` is the stamp taken before the run: a file edited
+    while the chapter ran makes the copy stale.
     """
     copy = executed(notebook)
     seconds, gigabytes = _budget(notebook, run.notebook)

@@ -83,8 +83,8 @@ def _beyond_reach(run: Run) -> Iterator[str]:
     """What the processes read of the package, and no stamp would know of."""
     for path in sorted(run.read - run.reached):
         yield (
-            f"its processes read {path.relative_to(ROOT)}, which its imports do not reach: after a change there it would "
-            "not be run again; name the module or the file where it is used (tools/closure.py)"
+            f"its processes read {path.relative_to(ROOT)}, which its imports do not reach: after a change there it "
+            "would not be run again; name the module or the file where it is used (tools/closure.py)"
         )
     if run.reached and not run.read:
         yield "it takes course_utils from elsewhere: install the package of this checkout (`make` does)"

@@ -26,7 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from course_utils.deepspeed.engine import library, without_stderr
+from course_utils.deepspeed.library import library, without_stderr
 from course_utils.files import atomic_write
 from course_utils.launch import agree
 

@@ -22,6 +22,8 @@ from typing import NamedTuple
 import torch
 from torch._appdirs import user_cache_dir
 
+from course_utils.deepspeed.library import library
+
 COMMAND = "python -m course_utils.deepspeed.cpu_adam"
 
 
@@ -48,8 +50,6 @@ def build_cpu_adam() -> CpuAdam:
     """Compile the extension unless that was done before; takes minutes, and needs a C++ compiler and ninja."""
     if (found := find_cpu_adam()).ready or _compiler() is None:
         return found
-    from course_utils.deepspeed.engine import library
-
     library()
     from deepspeed.ops.op_builder import CPUAdamBuilder
 

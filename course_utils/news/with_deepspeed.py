@@ -14,7 +14,7 @@ from typing import Any
 import torch.nn.functional as F
 
 from course_utils.deepspeed.config import check_config, deepspeed_config
-from course_utils.deepspeed.engine import library
+from course_utils.deepspeed.library import library
 from course_utils.launch import Process
 from course_utils.news.config import Config
 from course_utils.news.model import Built

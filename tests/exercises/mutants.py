@@ -10,8 +10,8 @@ A chapter's test file is a list of wrong answers and one line::
     }
     test_exercise = exercise_tests("float_formats", WRONG)
 
-Most wrong answers are edits of the solution, which is read from notebooks/solutions; others are functions. A notebook of
-solutions is run here once, with its checks, and only one of them all in a kernel too (`--thorough`: each).
+Most wrong answers are edits of the solution, which is read from notebooks/solutions; others are functions. A notebook
+of solutions is run here once, with its checks; in a kernel only one of them all (`--thorough`: each).
 """
 
 import functools
