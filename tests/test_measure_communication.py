@@ -10,15 +10,11 @@ from course_utils.measure.communication import (
     Link,
     all_gather_bytes,
     chain_bytes,
-    crossover_size,
     reduce_scatter_bytes,
     ring_all_reduce_bytes,
     ring_all_reduce_time,
     root_all_reduce_bytes,
     root_all_reduce_time,
-    tree_all_reduce_bytes,
-    tree_all_reduce_time,
-    tree_children,
 )
 
 RANKS = st.integers(1, 600)
@@ -46,14 +42,10 @@ def test_a_ring_is_its_two_halves_and_beats_no_lower_bound(size: float, ranks: i
 
 
 @given(st.integers(1, 200))
-def test_trees_and_roots_send_the_same_in_all(ranks: int) -> None:
-    """Every one of N-1 other ranks hands its numbers over once and gets the sum once."""
-    total = 2 * (ranks - 1)
-    assert sum(tree_all_reduce_bytes(1, ranks, rank) for rank in range(ranks)) == total
-    assert sum(root_all_reduce_bytes(1, ranks, rank) for rank in range(ranks)) == total
+def test_roots_and_chains_send_the_same_in_all(ranks: int) -> None:
+    """Every one of N-1 other ranks hands its numbers over once, and of an all-reduce gets the sum once."""
+    assert sum(root_all_reduce_bytes(1, ranks, rank) for rank in range(ranks)) == 2 * (ranks - 1)
     assert sum(chain_bytes(1, ranks, rank) for rank in range(ranks)) == ranks - 1
-    assert sum(tree_children(ranks, rank) for rank in range(ranks)) == ranks - 1
-    assert tree_children(ranks, 0) == max(tree_children(ranks, rank) for rank in range(ranks))
 
 
 def steps_of_a_ring(chunk: float, ranks: int, link: Link) -> float:
@@ -69,29 +61,8 @@ def steps_of_a_ring(chunk: float, ranks: int, link: Link) -> float:
 def test_times_are_those_of_a_replay(size: float, ranks: int, alpha: float, bandwidth: float, gamma: float) -> None:
     link = Link(alpha, bandwidth, gamma)
     assert ring_all_reduce_time(size, ranks, link) == pytest.approx(steps_of_a_ring(size / ranks, ranks, link))
-    reached, levels = 1, 0
-    while reached < ranks:  # who has the data doubles with each level
-        reached, levels = 2 * reached, levels + 1
     up, down = link.message(size) + size * gamma, link.message(size)
-    assert tree_all_reduce_time(size, ranks, link) == pytest.approx(levels * (up + down))
     assert root_all_reduce_time(size, ranks, link) == pytest.approx((ranks - 1) * (up + down))
-
-
-@given(st.integers(3, 512))
-def test_the_crossover_is_where_the_times_meet(ranks: int) -> None:
-    link = Link(latency=20e-6, bandwidth=10e9, reduction=1e-11)
-    size = crossover_size(ranks, link)
-    assert ring_all_reduce_time(size, ranks, link) == pytest.approx(tree_all_reduce_time(size, ranks, link))
-    if size > 0:
-        smaller, larger = size / 2, size * 2
-        assert tree_all_reduce_time(smaller, ranks, link) < ring_all_reduce_time(smaller, ranks, link)
-        assert tree_all_reduce_time(larger, ranks, link) > ring_all_reduce_time(larger, ranks, link)
-
-
-def test_crossover_at_the_ends() -> None:
-    link = Link(1e-5, 1e9)
-    assert crossover_size(1, link) == float("inf")
-    assert crossover_size(2, link) == 0  # both need two messages, the ring's are half as long
 
 
 def test_no_ranks_is_an_error() -> None:

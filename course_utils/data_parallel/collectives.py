@@ -45,37 +45,6 @@ def ring_all_reduce(tensor: Tensor, group: dist.ProcessGroup | None = None, *, t
     return tensor if flat.data_ptr() == tensor.data_ptr() else tensor.copy_(flat.view_as(tensor))
 
 
-def ring_reduce_scatter(tensor: Tensor, group: dist.ProcessGroup | None = None, *, trace: Trace = None) -> Tensor:
-    """Rank r gets chunk r of the sum over all ranks, flat; N-1 steps. The input stays as it is.
-
-    Lengths that N does not divide are welcome: the first chunks are one longer.
-    """
-    chunks = _chunks(tensor.flatten().clone(), group)
-    _ring_reduce_scatter(chunks, group, trace)
-    return chunks[dist.get_rank(group)].clone()  # not a view, which would keep the whole alive
-
-
-def ring_all_gather(
-    shard: Tensor, numel: int, group: dist.ProcessGroup | None = None, *, trace: Trace = None
-) -> Tensor:
-    """Put together, on all ranks, a flat tensor of ``numel`` numbers of which rank r has chunk r; N-1 steps.
-
-    Raises:
-        ValueError: if the shard has not the length of its chunk.
-    """
-    whole = shard.new_empty(numel)
-    chunks = _chunks(whole, group)
-    rank = dist.get_rank(group)
-    if shard.numel() != chunks[rank].numel():
-        raise ValueError(
-            f"rank {rank} has {shard.numel()} numbers, but chunk {rank} of {numel} over {len(chunks)} ranks has "
-            f"{chunks[rank].numel()}: cut as torch.tensor_split does"
-        )
-    chunks[rank].copy_(shard.flatten())
-    _ring_all_gather(chunks, group, trace)
-    return whole
-
-
 def _ring_reduce_scatter(chunks: list[Tensor], group: dist.ProcessGroup | None, trace: Trace) -> None:
     """Each chunk travels once around the ring and is added to at every stop; chunk r comes to rest at rank r."""
     rank, ranks = dist.get_rank(group), len(chunks)
@@ -94,44 +63,6 @@ def _ring_all_gather(chunks: list[Tensor], group: dist.ProcessGroup | None, trac
         out, into = (rank - step) % ranks, (rank - step - 1) % ranks
         _exchange(chunks[out], (rank + 1) % ranks, chunks[into], (rank - 1) % ranks, group)
         _note(trace, "gather", step, rank, (rank + 1) % ranks, out, chunks[out])
-
-
-def tree_all_reduce(tensor: Tensor, group: dist.ProcessGroup | None = None, *, trace: Trace = None) -> Tensor:
-    """Add up a tensor over all ranks, in place: up a binomial tree to rank 0 and down again.
-
-    2 ceil(log2 N) steps instead of the ring's 2 (N-1), but whole tensors: better for small ones.
-    """
-    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-    flat = tensor.contiguous().view(-1)
-    step, distance = 0, 1
-    while distance < ranks:  # ranks at odd multiples of the distance hand over to the one below, and are done
-        if rank % (2 * distance) == distance:
-            _send(flat, rank - distance, group)
-            _note(trace, "reduce", step, rank, rank - distance, 0, flat)
-        elif rank % (2 * distance) == 0 and rank + distance < ranks:
-            received = torch.empty_like(flat)
-            _receive(received, rank + distance, group)
-            flat += received
-        step, distance = step + 1, 2 * distance
-    broadcast(flat, 0, group, trace=trace)
-    return tensor if flat.data_ptr() == tensor.data_ptr() else tensor.copy_(flat.view_as(tensor))
-
-
-def broadcast(tensor: Tensor, root: int = 0, group: dist.ProcessGroup | None = None, *, trace: Trace = None) -> Tensor:
-    """Copy the root's tensor to all ranks, in place, down a binomial tree: the ranks that have it double each step."""
-    rank, ranks = dist.get_rank(group), dist.get_world_size(group)
-    place = (rank - root) % ranks  # counted from the root, so that the tree's root is 0
-    flat = tensor.contiguous().view(-1)
-    distance, step = 1 << (ranks - 1).bit_length() >> 1, 0
-    while distance:
-        if place % (2 * distance) == 0 and place + distance < ranks:
-            other = (rank + distance) % ranks
-            _send(flat, other, group)
-            _note(trace, "gather", step, rank, other, 0, flat)
-        elif place % (2 * distance) == distance:
-            _receive(flat, (rank - distance) % ranks, group)
-        step, distance = step + 1, distance // 2
-    return tensor if flat.data_ptr() == tensor.data_ptr() else tensor.copy_(flat.view_as(tensor))
 
 
 def root_all_reduce(tensor: Tensor, group: dist.ProcessGroup | None = None, *, trace: Trace = None) -> Tensor:

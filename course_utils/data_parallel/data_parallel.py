@@ -1,7 +1,9 @@
 """Data parallelism: every rank holds the whole model, computes on its own part of the batch, and averages gradients.
 
-``N`` is the number of ranks. A rank's gradient is that of the mean loss over its own samples; the mean over ranks is
-the gradient of the mean over all samples when the ranks have equally many (``global_mean`` mends it when not).
+``N`` is the number of ranks. A rank's gradient is that of its own loss. The mean of these gradients is the gradient of
+the mean of the ranks' losses. That is the loss of the whole batch when each rank's loss is a mean over equally many
+samples. A weighted loss divides by a sum of weights, a loss with ``ignore_index`` by the targets that are left: these
+differ between ranks, and so may numbers of samples. :func:`~course_utils.data_parallel.global_mean` is right for all.
 
 Source: Li et al. 2020, PyTorch Distributed, arXiv:2006.15704 (buckets, hooks, overlap, no_sync).
 """
@@ -18,7 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from course_utils.data_parallel.replicas import Group, check_same_everywhere, make_equal
+from course_utils.data_parallel.replicas import check_same_everywhere, make_equal
 
 MB = 10**6
 
@@ -101,7 +103,12 @@ class DataParallel(nn.Module):
     """
 
     def __init__(
-        self, module: nn.Module, bucket_mb: float = 25.0, group: Group = None, *, trace: list[Event] | None = None
+        self,
+        module: nn.Module,
+        bucket_mb: float = 25.0,
+        group: dist.ProcessGroup | None = None,
+        *,
+        trace: list[Event] | None = None,
     ) -> None:
         super().__init__()
         if not bucket_mb > 0:
@@ -114,7 +121,7 @@ class DataParallel(nn.Module):
         self.names = {parameter: name for name, parameter in module.named_parameters() if parameter.requires_grad}
         if not self.names:
             raise ValueError("no parameter requires a gradient: there is nothing to average; unfreeze some first")
-        self.buckets = [Bucket(part) for part in cut(reversed(self.names), bucket_mb * MB)]
+        self.buckets = [Bucket(part) for part in make_buckets(reversed(self.names), bucket_mb * MB)]
         self._frozen = {name: p for name, p in module.named_parameters() if not p.requires_grad}
         self._share = 1 / dist.get_world_size(group)
         self._started = 0  # buckets whose all-reduce has been started in this backward
@@ -214,8 +221,8 @@ class DataParallel(nn.Module):
         self._note("done", bucket)
 
 
-def cut(parameters: Iterable[nn.Parameter], room: float) -> list[list[nn.Parameter]]:
-    """Parameters in the given order, cut into buckets of at most ``room`` bytes, each of one dtype and device."""
+def make_buckets(parameters: Iterable[nn.Parameter], room: float) -> list[list[nn.Parameter]]:
+    """Parameters in the given order, in buckets of at most ``room`` bytes, each of one dtype and device."""
     buckets: list[list[nn.Parameter]] = []
     used = 0
     for p in parameters:

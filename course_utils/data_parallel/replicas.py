@@ -6,10 +6,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-Group = dist.ProcessGroup | None
 
-
-def check_same_everywhere(module: nn.Module, group: Group = None) -> None:
+def check_same_everywhere(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """See that all ranks hold the same parameters and buffers by name, shape, dtype and whether they are trained.
 
     Raises:
@@ -29,14 +27,14 @@ def check_same_everywhere(module: nn.Module, group: Group = None) -> None:
 
 
 @torch.no_grad()
-def make_equal(module: nn.Module, group: Group = None) -> None:
+def make_equal(module: nn.Module, group: dist.ProcessGroup | None = None) -> None:
     """Copy rank 0's parameters and buffers to all ranks."""
     for tensor in [*module.parameters(), *module.buffers()]:
         dist.broadcast(tensor, group=group, group_src=0)
 
 
 @torch.no_grad()
-def root_step(module: nn.Module, optimizer: torch.optim.Optimizer, group: Group = None) -> None:
+def root_step(module: nn.Module, optimizer: torch.optim.Optimizer, group: dist.ProcessGroup | None = None) -> None:
     """One update the old way: all gradients to rank 0, averaged and applied there, the new weights to everybody.
 
     Everything goes through rank 0, one rank after the other, and only its optimizer has anything to do.
@@ -62,18 +60,23 @@ def root_step(module: nn.Module, optimizer: torch.optim.Optimizer, group: Group 
             dist.recv(parameter, group=group, group_src=0)
 
 
-def global_mean(loss_sum: Tensor, count: int, group: Group = None) -> Tensor:
+def global_mean(loss_sum: Tensor, count: float, group: dist.ProcessGroup | None = None) -> Tensor:
     """A loss whose gradient, averaged over ranks, is that of the mean over all samples of all ranks.
 
     Args:
         loss_sum: the *sum* of this rank's losses, with ``reduction="sum"``.
-        count: how many samples (for a language model: tokens) it sums up; may differ between ranks.
+        count: what a mean over this rank would divide by; it may differ between ranks. For a plain loss, how many
+            samples (for a language model: tokens); with ``ignore_index``, how many targets are not ignored; with
+            ``weight``, the sum of their weights.
 
     Returns:
         ``N * loss_sum / (count of all ranks together)``; its mean over ranks is the mean loss.
+
+    Raises:
+        ValueError: no rank has anything to count.
     """
-    total = torch.tensor(float(count), device=loss_sum.device)
+    total = torch.tensor(count, dtype=torch.float64, device=loss_sum.device)  # FP32 counts no further than 2**24
     dist.all_reduce(total, group=group)
     if not total:
         raise ValueError("no rank has a sample: there is no mean to take")
-    return loss_sum * (dist.get_world_size(group) / total)
+    return loss_sum * (dist.get_world_size(group) / total).to(torch.promote_types(loss_sum.dtype, torch.float32))

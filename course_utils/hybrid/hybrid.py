@@ -13,8 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from course_utils.data_parallel.data_parallel import MB
-from course_utils.data_parallel.data_parallel import cut as cut_into_buckets
+from course_utils.data_parallel.data_parallel import MB, make_buckets
 from course_utils.data_parallel.replicas import make_equal
 from course_utils.hybrid.mesh import Mesh
 from course_utils.pipeline.pipeline import LossFunction, Pipeline
@@ -154,7 +153,7 @@ def average_gradients(
     if missing := [tuple(p.shape) for p in trained if p.grad is None]:
         raise RuntimeError(f"{len(missing)} parameters have no gradient, the first of shape {missing[0]}: freeze them")
     under_way = []
-    for bucket in cut_into_buckets(reversed(trained), bucket_mb * MB):
+    for bucket in make_buckets(reversed(trained), bucket_mb * MB):
         gradients = [p.grad for p in bucket if p.grad is not None]
         flat = torch.cat([g.flatten() for g in gradients]) / dist.get_world_size(group)
         under_way.append((gradients, flat, dist.all_reduce(flat, group=group, async_op=True)))

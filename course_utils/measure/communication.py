@@ -48,14 +48,6 @@ def ring_all_reduce_bytes(size: float, ranks: int) -> float:
     return 2 * (ranks - 1) * size / _positive(ranks)
 
 
-def tree_all_reduce_bytes(size: float, ranks: int, rank: int) -> float:
-    """What ``rank`` sends in a binomial tree: S upwards, unless it is the root, and S to each of its children.
-
-    Rank 0 sends the most, ceil(log2 N) S; a leaf sends S. All ranks together send 2 (N-1) S, as in a ring.
-    """
-    return size * ((rank > 0) + tree_children(ranks, rank))
-
-
 def root_all_reduce_bytes(size: float, ranks: int, rank: int) -> float:
     """What ``rank`` sends when rank 0 collects everything, adds it up and sends it back: (N-1) S or S."""
     return size * (_positive(ranks) - 1 if rank == 0 else 1)
@@ -70,11 +62,6 @@ def chain_bytes(size: float, ranks: int, distance: int) -> float:
     return size if distance < _positive(ranks) - 1 else 0.0
 
 
-def tree_children(ranks: int, rank: int) -> int:
-    """How many children ``rank`` has in the binomial tree over ``ranks`` ranks with root 0."""
-    return sum(1 for k in range(_levels(ranks)) if rank % (2 << k) == 0 and rank + (1 << k) < ranks)
-
-
 # Seconds ------------------------------------------------------------------------------------------------------------
 
 
@@ -83,32 +70,9 @@ def ring_all_reduce_time(size: float, ranks: int, link: Link) -> float:
     return 2 * (ranks - 1) * link.message(size / _positive(ranks)) + reduce_scatter_bytes(size, ranks) * link.reduction
 
 
-def tree_all_reduce_time(size: float, ranks: int, link: Link) -> float:
-    """ceil(log2 N) (2 alpha + 2 S beta + S gamma): few messages in a row, each of them whole."""
-    return _levels(ranks) * (2 * link.message(size) + size * link.reduction)
-
-
 def root_all_reduce_time(size: float, ranks: int, link: Link) -> float:
     """(N-1) (2 alpha + 2 S beta + S gamma): all goes through the one link of the root."""
     return (_positive(ranks) - 1) * (2 * link.message(size) + size * link.reduction)
-
-
-def crossover_size(ranks: int, link: Link) -> float:
-    """The size in bytes at which ring and tree take the same time; below it the tree is faster, above it the ring.
-
-    Zero where the ring needs no more messages than the tree (N = 2), infinite for a single rank.
-    """
-    levels, others = _levels(ranks), ranks - 1
-    if others == 0:
-        return float("inf")
-    more_latency = 2 * (others - levels) * link.latency
-    fewer_bytes = levels - others / ranks  # in units of S, for each way
-    return more_latency / (fewer_bytes * (2 / link.bandwidth + link.reduction))
-
-
-def _levels(ranks: int) -> int:
-    """ceil(log2 N)."""
-    return (_positive(ranks) - 1).bit_length()
 
 
 def _positive(ranks: int) -> int:
