@@ -14,8 +14,8 @@ from typing import Any
 
 import nbformat
 import pytest
-from nbmake.nb_result import NotebookError, NotebookResult  # type: ignore[import-untyped]
-from nbmake.pytest_items import (  # type: ignore[import-untyped]
+from nbmake.nb_result import NotebookError, NotebookResult
+from nbmake.pytest_items import (
     NotebookFailedException,
     NotebookFile,
     NotebookItem,

@@ -71,9 +71,8 @@ def main() -> None:
         Image.fromarray(pixels).save(packed, "PNG", optimize=True)
         with atomic_write(EMBEDDED / f"fashion_{split}.png") as file:
             file.write(packed.getvalue())
-        print(
-            f"fashion_{split}.png: {packed.tell():,} bytes; SHA-256 of its pixels {hashlib.sha256(pixels).hexdigest()}"
-        )
+        checksum = hashlib.sha256(pixels.tobytes()).hexdigest()
+        print(f"fashion_{split}.png: {packed.tell():,} bytes; SHA-256 of its pixels {checksum}")
 
 
 if __name__ == "__main__":

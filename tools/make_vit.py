@@ -89,7 +89,7 @@ def accuracies(model: ViT, head: nn.Linear, images: int = 2000) -> tuple[float, 
     x, outline, fabric = batch(Articles(), images, torch.Generator().manual_seed(99))
     by_outline, by_fabric = head(model(x)).split((OUTLINES, FABRICS), dim=1)
     right = by_outline.argmax(1) == outline, by_fabric.argmax(1) == fabric
-    return tuple(hits.float().mean().item() for hits in (right[0] & right[1], *right))  # type: ignore[return-value]
+    return tuple(hits.float().mean().item() for hits in (right[0] & right[1], *right))
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import nbformat
 from nbformat import NotebookNode
-from nbstripout import strip_output  # type: ignore[import-untyped]
+from nbstripout import strip_output
 
 from tools.contents import CHAPTERS, NOTEBOOKS, ROOT, SOLUTIONS
 from tools.execution import write

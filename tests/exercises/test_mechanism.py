@@ -74,7 +74,7 @@ def test_the_seed_replays_the_inputs_and_no_seed_gives_new_ones():
 def test_the_learners_line_is_shown():
     def wrong(x):
         first = x.sum()
-        return first / undefined  # noqa: F821
+        return first / undefined  # type: ignore[name-defined]  # noqa: F821
 
     line = wrong.__code__.co_firstlineno + 2
     details = dict(negate.report(wrong).outcomes[0].details)

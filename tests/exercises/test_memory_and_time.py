@@ -67,7 +67,7 @@ def whole_batch(model, loss_fn, x, y, micro_batch):
 
 def one_backward(model, loss_fn, x, y, micro_batch):
     model.zero_grad()
-    total = 0.0
+    total = torch.tensor(0.0)
     for px, py in zip(x.split(micro_batch), y.split(micro_batch), strict=True):
         total = total + loss_fn(model(px), py) * (len(px) / len(x))
     total.backward()
