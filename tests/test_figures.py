@@ -62,6 +62,26 @@ def test_interactive_data_cannot_end_the_script():
     assert page.count("</script>") == 1
 
 
+def test_a_page_is_not_made_heavy():
+    with pytest.raises(ValueError, match=r"figure 'float_bits' are 60,0\d\d bytes.*at most 60,000"):
+        figures.interactive("float_bits", "x" * 60_000, label="bits")
+
+
+def test_a_table_holds_every_answer_and_every_refusal():
+    def compute(model: str, ranks: int) -> dict[str, object]:
+        if model == "odd" and ranks == 2:
+            raise ValueError("odd cannot be halved")
+        return {"name": model, "shares": (ranks / 3, 4.0), "whole": 12_345_678, "fits": ranks < 2}
+
+    table = figures.tabulate(compute, model=["even", "odd"], ranks=range(1, 3))
+    assert table["arguments"] == {"model": ["even", "odd"], "ranks": [1, 2]}
+    assert table["fields"] == ["name", "shares", "whole", "fits"]
+    even, odd = table["entries"]
+    assert even == [["even", [0.333333, 4], 12_345_678, True], ["even", [0.666667, 4], 12_345_678, False]]
+    assert odd == [["odd", [0.333333, 4], 12_345_678, True], "odd cannot be halved"]
+    assert isinstance(even[0][1][1], int)  # 4, not 4.0: shorter in the page
+
+
 def test_table_is_the_same_in_every_run():
     def once():
         return figures.table([{"format": "FP16", "max": 65504.0}], caption="Limits", formats={"max": "{:.0f}"}).data

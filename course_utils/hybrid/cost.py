@@ -172,22 +172,6 @@ def training_days(steps: int, seconds: float) -> float:
     return steps * seconds / DAY
 
 
-def described(plan: Plan) -> dict[str, float | str]:
-    """A plan without its grid, as the interactive figure ``rank_grid`` takes it."""
-    model = plan.model
-    return {
-        **{name: getattr(model, name) for name in ("name", "layers", "width", "heads", "vocab", "tied")},
-        "length": plan.tokens,
-        "first": model.embedding_parameters - model.vocab * model.width,
-        "last": 2 * model.width,
-        "batch": plan.batch,
-        "micro_batch": plan.micro_batch,
-        "number": plan.number,
-        "gradient": plan.ledger.gradients,
-        "all_reduces": layer_all_reduces(plan.recompute == "full"),
-    }
-
-
 def _message(plan: Plan) -> float:
     """Bytes of what passes between layers: batch x length x width."""
     return plan.micro_batch * plan.tokens * plan.model.width * plan.number

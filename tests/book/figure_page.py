@@ -13,14 +13,17 @@ from course_utils import figures
 
 
 @contextlib.contextmanager
-def figure_page(browser: Browser, name: str, data: Any, *, label: str = "A figure") -> Iterator[Page]:
+def figure_page(browser: Browser, name: str, data: Any, *, label: str = "A figure", **context: Any) -> Iterator[Page]:
     """Open the figure ``name``; at the end, fail if an error was thrown in the page.
 
     The script stands in the page twice: mounted by the figure, where its functions are nobody else's, and once more for
     the tests to call them.
+
+    Args:
+        context: of the browser, such as a ``viewport``.
     """
-    context = browser.new_context()
-    page = context.new_page()
+    opened = browser.new_context(**context)
+    page = opened.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.set_content(f"<!doctype html><body>{figures.interactive(name, data, label=label).data}</body>")
@@ -28,5 +31,5 @@ def figure_page(browser: Browser, name: str, data: Any, *, label: str = "A figur
     try:
         yield page
     finally:
-        context.close()
+        opened.close()
     assert not errors, errors

@@ -1,4 +1,4 @@
-"""What the interactive figures compute, against the package: the ring's moves and the step's seconds."""
+"""What the interactive figure computes, against the package: the seconds of a step."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import re
 from collections.abc import Iterator
 
 import pytest
-import torch
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page
 
-from course_utils.data_parallel import Move, ring_all_reduce
 from course_utils.data_parallel.cost import step
-from course_utils.launch import launch
 from course_utils.measure.communication import Link
 
 START = {
@@ -28,54 +25,9 @@ START = {
 
 
 @pytest.fixture(scope="module")
-def ring(browser: Browser) -> Iterator[Page]:
-    with figure_page(browser, "ring_all_reduce", {"ranks": 4, "step": 1}) as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
 def clock(browser: Browser) -> Iterator[Page]:
     with figure_page(browser, "data_parallel", START) as page:
         yield page
-
-
-def moves_of_a_run(ranks: int) -> list[Move]:
-    def run() -> list[Move]:
-        trace: list[Move] = []
-        ring_all_reduce(torch.ones(ranks), trace=trace)
-        return trace
-
-    return [move for trace in launch(run, ranks) for move in trace]
-
-
-@pytest.mark.parametrize("ranks", [2, 4, 5])
-def test_the_ring_moves_as_the_real_one_does(ring: Page, ranks: int) -> None:
-    script = "n => Array.from({length: 2 * n - 2}, (_, k) => ringMoves(n, k)).flat()"
-    shown = {(m["phase"], m["step"], m["source"], m["destination"], m["chunk"]) for m in ring.evaluate(script, ranks)}
-    assert shown == {tuple(move[:5]) for move in moves_of_a_run(ranks)}
-    final = ring.evaluate("n => ringState(n, 2 * n - 2)", ranks)
-    assert final == [[list(range(ranks))] * ranks] * ranks
-
-
-def test_the_ring_is_stepped_by_buttons_and_keys(ring: Page) -> None:
-    ranks, step_slider = ring.locator("input[type=range]").all()
-    ranks.fill("4")
-    step_slider.fill("0")
-    back, forward = ring.locator("button").all()
-    assert back.is_disabled()
-    for _ in range(3):
-        forward.focus()
-        ring.keyboard.press("Enter")
-    shown = ring.locator("output.value").inner_text()
-    assert shown == "each rank has sent 0.75 S of 1.5 S"
-    assert "Finished sums: 4 of 16 cells" in ring.locator("output.note").inner_text()
-    step_slider.focus()
-    for _ in range(3):
-        ring.keyboard.press("ArrowRight")
-    assert "Finished sums: 16 of 16 cells" in ring.locator("output.note").inner_text()
-    assert forward.is_disabled()
-    ranks.fill("2")  # fewer steps than where we are
-    assert step_slider.get_attribute("aria-valuetext") == "2 of 2"
 
 
 @pytest.mark.parametrize("scaling", ["weak", "strong"])

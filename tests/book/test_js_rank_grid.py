@@ -1,4 +1,4 @@
-"""The interactive figure: its groups and bytes are those of the package, and it answers."""
+"""The rank grid: its groups are those of the package for any axes, and it answers to mouse and keyboard."""
 
 from __future__ import annotations
 
@@ -8,56 +8,39 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.hybrid.cost import JEAN_ZAY, described, traffic
+from course_utils.figures.rank_grid import answers
+from course_utils.hybrid.cost import JEAN_ZAY
 from course_utils.hybrid.grid import AXES, Grid
-from course_utils.plan.planner import Plan, rank_parameters, stage_layers
-from course_utils.plan.transformer import BLOOM, GPT2_XL, GPT3
+from course_utils.plan.planner import Plan
+from course_utils.plan.transformer import BLOOM, GPT3
 
 PLANS = [Plan(model=BLOOM, batch=2048, micro_batch=2, recompute="full"), Plan(model=GPT3, batch=1536)]
-PLANS.append(Plan(model=GPT2_XL, batch=512, micro_batch=4))
-DATA = {"models": [described(plan) for plan in PLANS], "model": "BLOOM", "order": ",".join(AXES), "rank": 0}
-DATA |= {"data": 8, "pipeline": 12, "tensor": 4, "perNode": 8}
-DATA |= {"inside": JEAN_ZAY.inside.bandwidth, "between": JEAN_ZAY.between.bandwidth}
+START = {"model": "BLOOM", "data": 8, "pipeline": 12, "tensor": 4, "innermost": "tensor", "per_node": 8, "rank": 0}
 GRIDS = [Grid(8, 12, 4), Grid(2, 2, 2, ("tensor", "pipeline", "data")), Grid(2, 4, 3, ("pipeline", "data", "tensor"))]
 GRIDS += [Grid(1, 1, 1), Grid(16, 6, 8), Grid(4, 1, 2, ("tensor", "data", "pipeline"))]
 
 
 @pytest.fixture(scope="module")
 def page(browser: Browser) -> Iterator[Page]:
-    with figure_page(browser, "rank_grid", DATA) as page:
+    sizes = {"data": (1, 4, 8), "pipeline": (1, 4, 12), "tensor": (1, 3, 4)}
+    with figure_page(browser, "rank_grid", answers(PLANS, JEAN_ZAY, **sizes) | {"start": START}) as page:
         yield page
 
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_groups_are_those_of_the_package(page: Page, grid: Grid) -> None:
-    sizes = {axis: grid.size(axis) for axis in AXES} | {"order": list(grid.order)}
-    for rank in range(0, grid.ranks, max(1, grid.ranks // 7)):
-        assert page.evaluate("(a) => gridCoordinates(...a)", [sizes, rank]) == list(grid.coordinates(rank))
-        for axis in AXES:
-            assert page.evaluate("(a) => gridGroup(...a)", [sizes, rank, axis]) == grid.group(rank, axis)
-    for axis in AXES:
-        for per_node in (1, 2, 3, 8, 16):
-            assert page.evaluate("(a) => gridCrosses(...a)", [sizes, axis, per_node]) == grid.crosses(axis, per_node)
-
-
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan.model.name)
-def test_bytes_and_refusals_are_those_of_the_package(page: Page, plan: Plan, grid: Grid) -> None:
-    sizes = {axis: grid.size(axis) for axis in AXES}
-    problem = page.evaluate("(a) => planProblem(...a)", [described(plan), sizes])
-    if problem:
-        with pytest.raises(ValueError, match=problem):
-            Plan(**{**vars(plan), **sizes})
-        return
-    tried = Plan(**{**vars(plan), **sizes})
-    assert page.evaluate("(a) => stageLayers(...a)", [plan.model.layers, grid.pipeline]) == stage_layers(
-        plan.model.layers, grid.pipeline
+    sizes, ranks = {axis: grid.size(axis) for axis in AXES}, range(0, grid.ranks, max(1, grid.ranks // 7))
+    found = page.evaluate(
+        """([sizes, order, axes, ranks, nodes]) => {
+             const grid = makeGrid(sizes, order), each = (list, f) => list.map(item => axes.map(axis => f(item, axis)));
+             return [each(ranks, grid.group), each(ranks, grid.place), each(nodes, (n, axis) => grid.crosses(axis, n))];
+           }""",
+        [sizes, grid.order, AXES, list(ranks), nodes := [1, 2, 3, 8, 16]],
     )
-    for stage in range(grid.pipeline):
-        got = page.evaluate("(a) => rankTraffic(...a)", [described(plan), sizes, stage])
-        assert [got[axis] for axis in AXES] == pytest.approx(list(traffic(tried, stage)), rel=1e-12)
-        ends = {"first": stage == 0, "last": stage == grid.pipeline - 1}
-        assert got["held"] == rank_parameters(plan.model, got["layers"], tensor=grid.tensor, **ends)
+    groups, places, crosses = found
+    assert groups == [[grid.group(rank, axis) for axis in AXES] for rank in ranks]
+    assert places == [list(grid.coordinates(rank)) for rank in ranks]
+    assert crosses == [[grid.crosses(axis, per_node) for axis in AXES] for per_node in nodes]
 
 
 def test_it_answers_to_mouse_and_keyboard(page: Page) -> None:
@@ -84,8 +67,17 @@ def test_it_answers_to_mouse_and_keyboard(page: Page) -> None:
     figure.get_by_role("combobox", name="innermost").select_option("data")
     expect(figure.locator("output.tensor")).to_contain_text("leaves the node")
     figure.get_by_role("combobox", name="tensor").first.select_option("3")
-    expect(note).to_have_text("112 heads cannot be divided over 3 tensor-parallel ranks")
+    expect(note).to_contain_text("112 heads cannot be divided over 3")
     figure.get_by_role("combobox", name="data").first.select_option("1")
     figure.get_by_role("combobox", name="pipeline").select_option("1")
     expect(value).to_have_text("1 x 1 x 3 = 3 ranks; rank 2: replica 0, stage 0, slice 2")
     expect(figure.locator("output.data")).to_contain_text("sends nothing")
+
+
+def test_it_takes_any_of_the_axes(browser: Browser) -> None:
+    data = answers(PLANS, JEAN_ZAY, tensor=(1, 8), data=(1, 4))
+    with figure_page(browser, "rank_grid", data | {"start": START | {"tensor": 8, "data": 4, "rank": 9}}) as page:
+        expect(page.locator("output.value")).to_have_text("8 x 4 = 32 ranks; rank 9: slice 1, replica 1")
+        assert page.locator("output.pipeline").count() == 0
+        page.get_by_role("combobox", name="innermost").select_option("data")
+        expect(page.locator("output.data")).to_contain_text("data: ranks 8, 9, 10, 11; sends")

@@ -1,6 +1,7 @@
 // How long a step of data parallelism takes on N ranks: the step on a clock, and the speed-up against N.
-// data: {millions, bytes, bandwidth (GB/s), latency (µs), compute (ms a sample), batch, ranks, buckets}.
-// Mirrors course_utils.data_parallel.cost.step; forward is a third of computing, backward two thirds.
+// data: {millions, bytes, bandwidth (GB/s), latency (µs), compute (ms a sample), batch, ranks, buckets, scaling}, the start of each.
+// Nine controls have 13 million choices, too many for a table: stepOn mirrors course_utils.data_parallel.cost.step; forward is a third
+// of computing, backward two thirds.
 
 const COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00"];
 const RANKS = Array.from({ length: 11 }, (_, k) => 2 ** k);
@@ -23,67 +24,58 @@ function speedUp(ranks, s) { // samples per second, relative to one rank
 }
 
 function mount(root, data) {
-  const WIDTH = 640, controls = element("div", { className: "controls" });
-  const read = {
-    scaling: menu(controls, "scaling", { weak: "weak: batch per rank stays", strong: "strong: batch in all stays" }, data.scaling ?? "weak"),
-    ranks: valueSlider(controls, "ranks N", RANKS, data.ranks),
-    batch: valueSlider(controls, "batch", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512], data.batch),
-    millions: valueSlider(controls, "parameters", [5, 25, 110, 340, 1500, 7000], data.millions, v => `${v} million`),
-    bytes: menu(controls, "gradients in", { 4: "FP32", 2: "16 bits" }, data.bytes),
-    compute: valueSlider(controls, "computing", [0.1, 0.5, 1, 3, 6, 12, 25, 50, 100, 250], data.compute, v => `${v} ms a sample`),
-    bandwidth: valueSlider(controls, "link", [0.125, 1.25, 3, 6.25, 12.5, 25, 50, 100, 450], data.bandwidth, v => `${v} GB/s`),
-    latency: valueSlider(controls, "latency", [1, 3, 10, 30, 100, 300, 1000], data.latency, v => `${v} µs`),
-    buckets: valueSlider(controls, "buckets", [1, 2, 4, 8, 16, 32, 64, 128], data.buckets),
-  };
-  const clock = svg("svg", { role: "img", fill: "currentColor" }), curve = svg("svg", { role: "img", fill: "currentColor" });
-  for (const drawing of [clock, curve]) drawing.style.cssText = "width:100%;height:auto;display:block";
-  const result = element("output", { className: "value" }), note = element("output", { className: "note" });
-  result.setAttribute("aria-live", "polite");
-  root.append(controls, clock, result, note, curve);
-  const seconds = t => t >= 1 ? `${t.toPrecision(3)} s` : `${Number((1e3 * t).toPrecision(3))} ms`;
-  const text = (x, y, words, anchor = "start") => svg("text", { x, y, "text-anchor": anchor, "font-size": 12 }, words);
+  const clock = drawing(), curve = drawing(), result = headline(), remark = note();
+  const scalings = { weak: "weak: batch per rank stays", strong: "strong: batch in all stays" };
+  const read = panel(root, { scaling: "weak", ...data }, {
+    scaling: [menu, "scaling", Object.keys(scalings), name => scalings[name]],
+    ranks: [slider, "ranks N", RANKS],
+    batch: [slider, "batch", [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]],
+    millions: [slider, "parameters", [5, 25, 110, 340, 1500, 7000], v => `${v} million`],
+    bytes: [menu, "gradients in", [4, 2], v => (v === 4 ? "FP32" : "16 bits")],
+    compute: [slider, "computing", [0.1, 0.5, 1, 3, 6, 12, 25, 50, 100, 250], v => `${v} ms a sample`],
+    bandwidth: [slider, "link", [0.125, 1.25, 3, 6.25, 12.5, 25, 50, 100, 450], v => `${v} GB/s`],
+    latency: [slider, "latency", [1, 3, 10, 30, 100, 300, 1000], v => `${v} µs`],
+    buckets: [slider, "buckets", [1, 2, 4, 8, 16, 32, 64, 128]],
+  }, paint);
+  root.append(clock, result, remark, curve);
+  const seconds = t => t >= 1 ? `${t.toPrecision(3)} s` : `${short(1e3 * t)} ms`;
 
-  function paintClock(step) {
-    const LEFT = 66, unit = (WIDTH - LEFT - 4) / step.end;
-    clock.setAttribute("viewBox", `0 0 ${WIDTH} 84`);
-    const bar = (row, begin, end, colour) => svg("rect", { x: LEFT + begin * unit, y: 4 + 30 * row, width: Math.max((end - begin) * unit, 0.5),
+  function paintClock(step, sentence) {
+    const width = clear(clock, 84, sentence), left = 66, unit = (width - left - 4) / step.end;
+    const block = (row, begin, end, colour) => svg("rect", { x: left + begin * unit, y: 4 + 30 * row, width: Math.max((end - begin) * unit, 0.5),
       height: 24, fill: colour, "fill-opacity": 0.5, stroke: colour, "stroke-width": step.buckets.length > 32 ? 0.3 : 1 });
-    clock.replaceChildren(text(0, 20, "computes"), text(0, 50, "sends"), bar(0, 0, step.forward, "#888888"));
+    clock.append(text(0, 20, "computes"), text(0, 50, "sends"), block(0, 0, step.forward, "#888888"));
     step.buckets.forEach(([full, start, end], k) => {
       const begin = k ? step.buckets[k - 1][0] : step.forward, colour = COLOURS[k % COLOURS.length];
-      clock.append(bar(0, begin, full, colour));
-      if (end > start) clock.append(bar(1, start, end, colour));
+      clock.append(block(0, begin, full, colour));
+      if (end > start) clock.append(block(1, start, end, colour));
     });
-    if (step.forward * unit > 60) clock.append(text(LEFT + step.forward * unit / 2, 20, "forward", "middle"));
-    clock.append(text(LEFT, 78, "0"), text(WIDTH - 4, 78, seconds(step.end), "end"));
+    if (step.forward * unit > 60) clock.append(text(left + step.forward * unit / 2, 20, "forward", "middle"));
+    clock.append(text(left, 78, "0"), text(width - 4, 78, seconds(step.end), "end"));
   }
 
   function paintCurve(s) {
-    const LEFT = 66, RIGHT = WIDTH - 70, TOP = 30, BOTTOM = 200, x = n => LEFT + Math.log2(n) / 10 * (RIGHT - LEFT);
-    const y = v => BOTTOM - Math.log2(Math.max(v, 0.5) / 0.5) / 11 * (BOTTOM - TOP);
+    const width = clear(curve, 238, `Speed-up against the number of ranks: ${RANKS.map(n => `${n}: ${speedUp(n, s).toPrecision(2)}`).join(", ")}`);
+    const left = 44, right = width - 44, top = 30, floor = 200, x = n => left + Math.log2(n) / 10 * (right - left);
+    const y = v => floor - Math.log2(Math.max(v, 0.5) / 0.5) / 11 * (floor - top);
     const path = value => RANKS.map((n, k) => `${k ? "L" : "M"}${x(n).toFixed(1)} ${y(value(n)).toFixed(1)}`).join("");
-    curve.setAttribute("viewBox", `0 0 ${WIDTH} 234`);
-    curve.replaceChildren(text(0, 12, "speed-up"), text((LEFT + RIGHT) / 2, 232, "ranks N", "middle"));
-    for (const n of [1, 4, 16, 64, 256, 1024]) curve.append(text(x(n), BOTTOM + 16, n, "middle"), text(LEFT - 8, y(n) + 4, n, "end"),
-      svg("path", { d: `M${LEFT} ${y(n)}H${RIGHT}`, stroke: "#888888", "stroke-opacity": 0.3 }));
-    curve.append(svg("path", { d: path(n => n), stroke: "#888888", "stroke-dasharray": "5 4", fill: "none" }), text(RIGHT + 6, y(1024) + 4, "ideal"));
-    curve.append(svg("path", { d: path(n => speedUp(n, s)), stroke: "#0072B2", "stroke-width": 2.5, fill: "none" }));
-    curve.append(svg("circle", { cx: x(s.ranks), cy: y(speedUp(s.ranks, s)), r: 6, fill: "#D55E00" }));
+    curve.append(text(0, 14, "speed-up"), text((left + right) / 2, 234, "ranks N", "middle"));
+    for (const n of [1, 4, 16, 64, 256, 1024]) curve.append(text(x(n), floor + 16, n, "middle"), text(left - 8, y(n) + 4, n, "end"),
+      svg("path", { d: `M${left} ${y(n)}H${right}`, stroke: "#888888", "stroke-opacity": 0.3 }));
+    curve.append(svg("path", { d: path(n => n), stroke: "#888888", "stroke-dasharray": "5 4", fill: "none" }), text(right + 6, y(1024) + 4, "ideal"),
+      svg("path", { d: path(n => speedUp(n, s)), stroke: "#0072B2", "stroke-width": 2.5, fill: "none" }),
+      svg("circle", { cx: x(s.ranks), cy: y(speedUp(s.ranks, s)), r: 6, fill: "#D55E00" }));
   }
 
   function paint() {
-    const s = Object.fromEntries(Object.entries(read).map(([name, value]) => [name, name === "scaling" ? value() : Number(value())]));
-    const step = stepOn(s.ranks, s), gain = speedUp(s.ranks, s), exposed = step.end - step.computed;
+    const s = read(), step = stepOn(s.ranks, s), gain = speedUp(s.ranks, s);
+    const batch = s.scaling === "weak" ? `global batch ${s.batch * s.ranks}` : `${short(s.batch / s.ranks)} of ${s.batch} samples on each rank` +
+      (s.batch < s.ranks ? " (less than one: no real run)" : "");
     result.textContent = `speed-up ${gain.toPrecision(3)} on ${s.ranks} rank${s.ranks > 1 ? "s" : ""}: ${(100 * gain / s.ranks).toFixed(1)} % of ideal`;
-    const words = s.scaling === "strong" ? `${Number((s.batch / s.ranks).toPrecision(3))} of ${s.batch} samples on each rank` +
-      (s.batch < s.ranks ? " (less than one: no real run)" : "") : `global batch ${s.batch * s.ranks}`;
-    note.textContent = `step ${seconds(step.end)}, of which ${seconds(exposed)} waiting for the link; ${words}`;
-    paintClock(step);
+    remark.textContent = `step ${seconds(step.end)}, of which ${seconds(step.end - step.computed)} waiting for the link; ${batch}`;
+    paintClock(step, `One step on a clock: ${remark.textContent}`);
     paintCurve(s);
-    clock.setAttribute("aria-label", `One step on a clock: ${note.textContent}`);
-    curve.setAttribute("aria-label", `Speed-up against the number of ranks: ${RANKS.map(n => `${n}: ${speedUp(n, s).toPrecision(2)}`).join(", ")}`);
   }
 
-  controls.addEventListener("input", paint);
   paint();
 }

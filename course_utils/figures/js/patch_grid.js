@@ -1,55 +1,22 @@
 // What a Vision Transformer costs at a chosen size, and its patch grid drawn over an image.
-// data: {models: [{name, width, depth, heads, mlp_ratio}], model, image_size, patch_size, channels, classes, pixels: [[0..255]]}
-// The formulas mirror course_utils.plan.flops (all tokens worked out in every layer); images and patches are square.
-
-function sizeProblem(image, patch) {
-  const whole = n => Number.isInteger(n) && n > 0;
-  if (!whole(image) || !whole(patch)) return "give whole numbers of pixels, such as 224 and 16";
-  if (image % patch === 0) return "";
-  const below = Math.floor(image / patch) * patch;
-  const near = [below, below + patch].filter(n => n > 0).join(" or ");
-  return `image height ${image} is no multiple of the patch's ${patch}: resize or pad it to ${near}`;
-}
-
-function vitCost(m, image, patch, channels, classes) {
-  const side = image / patch, patches = side * side, tokens = patches + 1;
-  const D = m.width, F = Math.round(D * m.mlp_ratio), L = m.depth, inputs = channels * patch * patch;
-  const macs = {
-    patch: patches * inputs * D,
-    qkv: L * 3 * tokens * D * D,
-    scores: L * 2 * tokens * tokens * D,
-    out: L * tokens * D * D,
-    mlp: L * 2 * tokens * D * F,
-    head: D * classes,
-  };
-  const parameters = {
-    patch: inputs * D + D, tokens: D, positions: tokens * D, qkv: L * 3 * (D * D + D), out: L * (D * D + D),
-    mlp: L * (2 * D * F + F + D), norms: (2 * L + 1) * 2 * D, head: classes * (D + 1),
-  };
-  const sum = o => Object.values(o).reduce((a, b) => a + b, 0);
-  return { side, tokens, macs, parameters, allMacs: sum(macs), allParameters: sum(parameters),
-    scoreBytes: 4 * L * m.heads * tokens * tokens };
-}
+// data: course_utils.figures.patch_grid.answers, pixels: [[0..255]], and start: {model, image, patch}.
 
 function withUnit(n, unit) {
-  const step = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => n >= size) || [1, ""];
-  return `${(n / step[0]).toPrecision(3)} ${step[1]}${unit}`.trim();
+  const [size, letter] = [[1e12, "T"], [1e9, "G"], [1e6, "M"], [1e3, "k"]].find(([size]) => n >= size) || [1, ""];
+  return `${(n / size).toPrecision(3)} ${letter}${unit}`;
 }
 
 function mount(root, data) {
-  const model = element("select"), patch = element("select"), image = element("input", { type: "number", min: 8, max: 1024, step: 8 });
-  for (const m of data.models) model.append(element("option", { value: m.name, textContent: `${m.name} (width ${m.width}, depth ${m.depth})` }));
-  for (const p of [4, 7, 8, 14, 16, 32]) patch.append(element("option", { value: p, textContent: `${p} x ${p}` }));
-  const canvas = element("canvas", { className: "patches", width: 448, height: 448 });
+  const { model, image, patch } = data.costs.arguments, result = headline(), memory = element("output"), remark = note();
+  const bars = element("div", { className: "bars" }), canvas = element("canvas", { className: "patches", width: 448, height: 448 });
   canvas.setAttribute("role", "img");
-  const headline = element("output", { className: "value" }), memory = element("output"), note = element("output", { className: "note" });
-  const bars = element("div", { className: "bars" }), facts = element("div", { className: "facts" }, headline, memory, bars, note);
-  headline.setAttribute("aria-live", "polite");
-  root.append(
-    element("div", { className: "controls" }, element("label", {}, "model ", model), element("label", {}, "image, pixels ", image), element("label", {}, "patch ", patch)),
-    element("div", { className: "panes" }, canvas, facts));
+  const read = panel(root, data.start, {
+    model: [menu, "model", model],
+    image: [slider, "image", image, side => `${side} x ${side} pixels`],
+    patch: [slider, "patch", patch, side => `${side} x ${side}`],
+  }, paint);
+  root.append(element("div", { className: "panes" }, canvas, element("div", { className: "facts" }, result, memory, bars, remark)));
 
-  const names = { patch: "patch embedding", qkv: "queries, keys, values", scores: "scores and their mean", out: "output projection", mlp: "MLP", head: "head" };
   const source = element("canvas", { width: data.pixels[0].length, height: data.pixels.length });
   const grey = new ImageData(source.width, source.height);
   data.pixels.flat().forEach((v, i) => grey.data.set([v, v, v, 255], 4 * i));
@@ -72,33 +39,19 @@ function mount(root, data) {
   }
 
   function paint() {
-    const m = data.models.find(m => m.name === model.value), size = image.value === "" ? NaN : Number(image.value), p = Number(patch.value);
-    const problem = sizeProblem(size, p);
+    const chosen = read(), cost = lookUp(data.costs, chosen);
+    draw(chosen.image, chosen.patch);
     bars.replaceChildren();
-    if (Number.isInteger(size) && size > 0) draw(size, p);
-    if (problem) {
-      headline.textContent = "does not fit";
-      memory.textContent = "";
-      note.textContent = problem;
-      canvas.setAttribute("aria-label", problem);
+    canvas.setAttribute("aria-label", cost.refused ?? `An image with a grid of ${cost.side} by ${cost.side} patches over it`);
+    if (cost.refused) {
+      [result.textContent, memory.textContent, remark.textContent] = ["does not fit", "", cost.refused];
       return;
     }
-    const cost = vitCost(m, size, p, data.channels, data.classes);
-    headline.textContent = `${cost.side} x ${cost.side} patches, ${cost.tokens.toLocaleString("en")} tokens`;
-    memory.textContent = `${cost.allParameters.toLocaleString("en")} parameters, ${withUnit(cost.allMacs, "MACs")}; scores of all layers, if kept: ${withUnit(cost.scoreBytes, "B")} an image`;
-    canvas.setAttribute("aria-label", `An image with a grid of ${cost.side} by ${cost.side} patches over it`);
-    for (const [part, macs] of Object.entries(cost.macs)) {
-      const share = 100 * macs / cost.allMacs, bar = element("span", { className: `bar ${part}` });
-      bar.style.width = `${share * 0.8}%`;
-      bars.append(element("div", { className: "share" }, element("span", { className: "name", textContent: names[part] }),
-        element("span", { className: "track" }, bar, element("span", { textContent: `${share.toFixed(1)} %` }))));
-    }
-    note.textContent = "Bars: shares of the multiplications.";
+    result.textContent = `${cost.side} x ${cost.side} patches, ${thousands(cost.tokens)} tokens`;
+    memory.textContent = `${thousands(cost.parameters)} parameters, ${withUnit(cost.macs, "MACs")}; scores of all layers, if kept: ${withUnit(cost.scores, "B")} an image`;
+    Object.entries(data.parts).forEach(([part, name], k) => bars.append(bar(name, cost.shares[k] / 75, `${cost.shares[k].toFixed(1)} %`, part)));
+    remark.textContent = "Bars: shares of the multiplications.";
   }
 
-  for (const control of [model, image, patch]) control.addEventListener("input", paint);
-  model.value = data.model;
-  image.value = data.image_size;
-  patch.value = data.patch_size;
   paint();
 }

@@ -1,0 +1,48 @@
+"""The answers of the figure ``rank_grid``: what the ranks of a stage hold and send, on each axis of a grid."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from course_utils.figures.interactive import tabulate
+from course_utils.figures.style import PALETTE
+from course_utils.hybrid.cost import Cluster, traffic
+from course_utils.plan.planner import Plan, rank_parameters, stage_layers
+
+# Of each axis: its letter, the colour of its groups, and what a place on it is called.
+LOOKS = {
+    "data": ("D", PALETTE["blue"], "replica"),
+    "pipeline": ("P", PALETTE["orange"], "stage"),
+    "tensor": ("T", PALETTE["green"], "slice"),
+}
+
+
+def answers(plans: Iterable[Plan], cluster: Cluster, **sizes: Sequence[int]) -> dict[str, Any]:
+    """``axes`` with their looks, and ``sent``: the micro-batches of a step, and for each stage which of the ``rows`` is
+    its own, [layers, billions of parameters that a rank holds, GB that it sends in a step on each axis].
+
+    Args:
+        plans: models and batches, without a grid.
+        cluster: where the links' bandwidths are taken from, GB/s.
+        sizes: the axes to show, and how many ranks each may have.
+    """
+    named = {plan.model.name: plan for plan in plans}
+
+    def sent(model: str, **grid: Any) -> dict[str, Any]:
+        plan = replace(named[model], **grid)
+        stages = [_stage(plan, stage, list(grid)) for stage in range(plan.pipeline)]
+        rows = list(dict.fromkeys(stages))  # inner stages are alike
+        return {"micro_batches": plan.micro_batches, "stages": [rows.index(stage) for stage in stages], "rows": rows}
+
+    looks = [dict(zip(("name", "letter", "colour", "place"), (axis, *LOOKS[axis]), strict=True)) for axis in sizes]
+    links = {"inside": cluster.inside.bandwidth / 1e9, "between": cluster.between.bandwidth / 1e9}
+    return {"axes": looks, **links, "sent": tabulate(sent, model=named, **sizes)}
+
+
+def _stage(plan: Plan, stage: int, axes: list[str]) -> tuple[float, ...]:
+    layers = stage_layers(plan.model.layers, plan.pipeline)[stage]
+    ends = {"first": stage == 0, "last": stage == plan.pipeline - 1}
+    held, bytes_sent = rank_parameters(plan.model, layers, tensor=plan.tensor, **ends), traffic(plan, stage)._asdict()
+    return layers, held / 1e9, *(bytes_sent[axis] / 1e9 for axis in axes)
