@@ -39,10 +39,10 @@ function mount(root, data) {
   for (const f of data.formats) select.append(element("option", { value: f.name, textContent: `${f.name}  (1/${f.exponent_bits}/${f.mantissa_bits})` }));
   const input = element("input", { type: "text", inputMode: "decimal", spellcheck: false });
   const bits = element("div", { className: "bits" });
-  const value = element("output", { className: "value" }), formula = element("output"), note = element("output", { className: "note" });
+  const value = headline(), formula = element("output"), remark = note();
   root.append(
     element("div", { className: "controls" }, element("label", {}, "format ", select), element("label", {}, "number ", input)),
-    bits, value, formula, note);
+    bits, value, formula, remark);
 
   let format = data.formats.find(f => f.name === data.format), code = encode(format, data.value), asked = data.value;
   const width = () => 1 + format.exponent_bits + format.mantissa_bits;
@@ -84,14 +84,13 @@ function mount(root, data) {
       : E ? `E = ${E}, M = ${M}:  ${sign}2^(${E} − ${format.bias}) × (1 + ${M}/${2 ** m})`
           : `E = 0, M = ${M}, subnormal:  ${sign}2^(1 − ${format.bias}) × ${M}/${2 ** m}`;
     const power = Math.max(E, 1) - format.bias - m, step = `2^${power} (${(2 ** power).toPrecision(3)})`.replace("-", "−");
-    note.textContent = Number.isNaN(asked) ? "type a number such as 25.125, 0.2 or 1e-8"
+    remark.textContent = Number.isNaN(asked) ? "type a number such as 25.125, 0.2 or 1e-8"
       : !Number.isFinite(x) ? "" : asked === x ? `exact; the next number is ${step} further out`
       : `you asked for ${show(asked)}; rounded by ${(x - asked).toPrecision(3)}; numbers here are ${step} apart`;
   }
 
   select.addEventListener("change", () => { format = data.formats.find(f => f.name === select.value); code = encode(format, asked); layout(); paint(); });
   input.addEventListener("input", () => { asked = input.value.trim() === "" ? NaN : Number(input.value); if (!Number.isNaN(asked)) code = encode(format, asked); paint(); });
-  value.setAttribute("aria-live", "polite");
   select.value = format.name;
   input.value = show(data.value);
   layout();

@@ -76,28 +76,21 @@ function simulatePipeline(recipe, p, m, chunks, ratio, transfer) { // spans [ran
 }
 
 function mount(root, data) {
-  const WIDTH = 640, LEFT = 46, ROW = 25;
-  const controls = element("div", { className: "controls" }), select = element("select");
-  for (const [value, textContent] of Object.entries(RECIPES)) select.append(element("option", { value, textContent }));
-  controls.append(element("label", {}, "schedule ", select));
-  const slider = (text, min, max, step, value) => {
-    const input = element("input", { type: "range", min, max, step, value }), shown = element("span", { className: "value" });
-    controls.append(element("label", {}, text + " ", input, " ", shown));
-    return [input, shown];
-  };
-  const sliders = { p: slider("ranks p", 1, 8, 1, data.ranks), m: slider("micro-batches m", 1, 24, 1, data.microBatches),
-    v: slider("chunks v", 1, 4, 1, data.chunks), ratio: slider("backward / forward", 1, 3, 0.5, data.ratio),
-    transfer: slider("transfer", 0, 2, 0.25, data.transfer) };
-  const hatches = svg("defs", {});
-  for (const [kind, path] of [["B", "M-1 5L5-1M3 9L9 3"], ["I", "M3 0V8M7 0V8"], ["W", "M0 2H8M0 6H8"]]) hatches.append(
+  const LEFT = 46, ROW = 25, picture = drawing(), legend = element("div", { className: "controls" }), result = headline(), remark = note();
+  const used = v => chunksOf(root.querySelector("select").value, v), upTo = n => Array.from({ length: n }, (_, k) => k + 1);
+  const read = panel(root, data, {
+    schedule: [menu, "schedule", Object.keys(RECIPES), name => RECIPES[name]],
+    ranks: [slider, "ranks p", upTo(8)],
+    microBatches: [slider, "micro-batches m", upTo(24)],
+    chunks: [slider, "chunks v", upTo(4), used],
+    ratio: [slider, "backward / forward", [1, 1.5, 2, 2.5, 3]],
+    transfer: [slider, "transfer", [0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2], v => v + (v === 1 ? " forward" : " forwards")],
+  }, paint);
+  root.append(picture, legend, result, remark);
+  const chunksInput = root.querySelectorAll("input")[2];
+  const hatches = svg("defs", {}, ...[["B", "M-1 5L5-1M3 9L9 3"], ["I", "M3 0V8M7 0V8"], ["W", "M0 2H8M0 6H8"]].map(([kind, path]) =>
     svg("pattern", { id: `${root.id}-${kind}`, width: 8, height: 8, patternUnits: "userSpaceOnUse" },
-      svg("path", { d: path, stroke: COLOURS[kind], "stroke-width": 1.4 })));
-  const drawing = svg("svg", { role: "img", fill: "currentColor" });
-  drawing.style.cssText = "width:100%;height:auto;display:block";
-  const legend = element("div", { className: "controls" });
-  const result = element("output", { className: "value" }), note = element("output", { className: "note" });
-  result.setAttribute("aria-live", "polite");
-  root.append(controls, drawing, legend, result, note);
+      svg("path", { d: path, stroke: COLOURS[kind], "stroke-width": 1.4 }))));
   const percent = share => (100 * share).toFixed(1) + " %", round = x => Number(x.toFixed(2)).toString();
 
   function block(kind, x, y, width, height, tint) {
@@ -107,43 +100,36 @@ function mount(root, data) {
   }
 
   function paint() {
-    const recipe = select.value, [p, m, v, ratio, transfer] = ["p", "m", "v", "ratio", "transfer"].map(name => Number(sliders[name][0].value));
-    const used = chunksOf(recipe, v), problem = pipelineProblem(recipe, p, m, v);
-    sliders.v[0].disabled = recipe !== "interleaved";
-    const words = { p, m, v: used, ratio, transfer: transfer + (transfer === 1 ? " forward" : " forwards") };
-    for (const [name, [input, shown]] of Object.entries(sliders)) input.setAttribute("aria-valuetext", shown.textContent = words[name]);
-    drawing.replaceChildren(hatches);
+    const { schedule, ranks: p, microBatches: m, chunks, ratio, transfer } = read(), v = used(chunks), problem = pipelineProblem(schedule, p, m, chunks);
+    chunksInput.disabled = schedule !== "interleaved";
     legend.replaceChildren();
     if (problem) {
       result.textContent = "no such schedule";
-      note.textContent = problem;
-      drawing.setAttribute("viewBox", `0 0 ${WIDTH} 1`);
-      drawing.setAttribute("aria-label", problem);
+      remark.textContent = problem;
+      clear(picture, 1, problem);
       return;
     }
-    const run = simulatePipeline(recipe, p, m, v, ratio, transfer), unit = (WIDTH - LEFT - 2) / run.makespan;
-    drawing.setAttribute("viewBox", `0 0 ${WIDTH} ${p * ROW + 24}`);
-    for (let rank = 0; rank < p; rank++) drawing.append(svg("text", { x: 0, y: rank * ROW + 16, "font-size": 12 }, `rank ${rank}`));
+    const run = simulatePipeline(schedule, p, m, chunks, ratio, transfer), most = Math.max(...run.peaks);
+    result.textContent = `idle ${percent(run.fraction)} of the step · ${percent(run.overhead)} over the ideal time`;
+    const share = v > 1 ? `; each covers 1/${v} of a rank's layers, so ${most} weigh as much as ${round(most / v)} of all` : "";
+    remark.textContent = `step ${round(run.makespan)} forwards, ideal ${round(run.ideal)}; live micro-batches, at most, by rank: ${run.peaks.join(", ")}${share}`;
+    const width = clear(picture, p * ROW + 24, `Timeline of ${RECIPES[schedule]} on ${p} ranks with ${m} micro-batches: ${result.textContent}`), unit = (width - LEFT - 2) / run.makespan;
+    picture.append(hatches);
+    for (let rank = 0; rank < p; rank++) picture.append(text(0, rank * ROW + 16, `rank ${rank}`));
     for (const [rank, kind, stage, batch, start, end] of run.spans) {
-      const x = LEFT + start * unit, width = (end - start) * unit, y = rank * ROW + 1, chunk = stage >= p ? Math.floor(stage / p) : 0;
-      drawing.append(...block(kind, x, y, width, ROW - 4, 0.45 - 0.33 * chunk / Math.max(used - 1, 1)));
-      const label = [kind + batch, String(batch)].find(text => 6.4 * text.length <= width);
-      if (label) drawing.append(svg("text", { x: x + width / 2, y: y + 13, "text-anchor": "middle", "font-size": 10.5 }, label));
+      const x = LEFT + start * unit, wide = (end - start) * unit, y = rank * ROW + 1, chunk = stage >= p ? Math.floor(stage / p) : 0;
+      picture.append(...block(kind, x, y, wide, ROW - 4, 0.45 - 0.33 * chunk / Math.max(v - 1, 1)));
+      const label = [kind + batch, String(batch)].find(words => 6.4 * words.length <= wide);
+      if (label) picture.append(text(x + wide / 2, y + 13, label, "middle", 10.5));
     }
-    const tick = [1, 2, 5, 10, 20, 50, 100, 200].find(t => run.makespan / t <= 12);
-    for (let t = 0; t <= run.makespan; t += tick) drawing.append(svg("text",
-      { x: LEFT + t * unit, y: p * ROW + 16, "text-anchor": t ? t > run.makespan - tick / 2 ? "end" : "middle" : "start", "font-size": 11 }, t || "0 forwards"));
+    const tick = [1, 2, 5, 10, 20, 50, 100, 200].find(t => run.makespan / t <= (width < 480 ? 6 : 12));
+    for (let t = 0; t <= run.makespan; t += tick) picture.append(
+      text(LEFT + t * unit, p * ROW + 16, t || "0 forwards", t ? t > run.makespan - tick / 2 ? "end" : "middle" : "start", 11));
     const names = { F: "F forward", B: "B backward", I: "I backward for the input", W: "W backward for the weights" };
     for (const kind of new Set(run.spans.map(span => span[1]).sort((a, b) => "FBIW".indexOf(a) - "FBIW".indexOf(b)))) legend.append(
       element("span", {}, svg("svg", { width: 22, height: 16, "aria-hidden": "true" }, ...block(kind, 1, 1, 20, 14, 0.45)), " " + names[kind]));
-    if (used > 1) legend.append(element("span", {}, "paler: a rank's later stages"));
-    result.textContent = `idle ${percent(run.fraction)} of the step · ${percent(run.overhead)} over the ideal time`;
-    const share = used > 1 ? `; each covers 1/${used} of a rank's layers, so ${Math.max(...run.peaks)} weigh as much as ${round(Math.max(...run.peaks) / used)} of all` : "";
-    note.textContent = `step ${round(run.makespan)} forwards, ideal ${round(run.ideal)}; live micro-batches, at most, by rank: ${run.peaks.join(", ")}${share}`;
-    drawing.setAttribute("aria-label", `Timeline of ${RECIPES[recipe]} on ${p} ranks with ${m} micro-batches: ${result.textContent}`);
+    if (v > 1) legend.append(element("span", {}, "paler: a rank's later stages"));
   }
 
-  for (const control of [select, ...Object.values(sliders).map(pair => pair[0])]) control.addEventListener("input", paint);
-  select.value = data.schedule;
   paint();
 }

@@ -86,95 +86,55 @@ function planTime(p) {
 }
 
 function mount(root, data) {
-  const fields = {};
-  const add = (name, label, input) => { fields[name] = input; return element("label", {}, `${label} `, input); };
-  const choose = (name, label, options) => {
-    const select = element("select");
-    for (const [value, text] of options) select.append(element("option", { value, textContent: text }));
-    return add(name, label, select);
-  };
-  const count = (name, label, value) => add(name, label, element("input", { type: "number", min: 1, step: 1, value }));
-  const tick = (name, label, checked) => add(name, label, element("input", { type: "checkbox", checked }));
-  const named = list => list.map(item => [item.name, item.name]);
-  const busy = element("input", { type: "range", min: 10, max: 90, step: 5, value: 50 });
+  const result = headline(), stack = element("div", { className: "stack" }), legend = element("div", { className: "controls" }), facts = element("output"), remark = note();
+  const find = (list, name) => list.find(item => item.name === name), names = list => list.map(item => item.name);
+  const start = { micro_batch: 1, length: find(data.models, data.start.model).length, data: 1, pipeline: 1, tensor: 1, zero: 0, sequence_parallel: false,
+    recompute: "none", kernel: "written_out", dropout: true, busy: 50, ...data.start };
+  const words = { none: "nothing", selective: "scores", full: "layers", written_out: "written out", fused: "fused" }, inWords = name => words[name];
+  const counts = { batch: "sequences a step", micro_batch: "micro-batch", length: "tokens", data: "data", pipeline: "× pipeline", tensor: "× tensor" };
+  const read = panel(root, start, {
+    model: [menu, "model", names(data.models)], gpu: [menu, "GPU", names(data.gpus)], ledger: [menu, "precision", names(data.ledgers)],
+    ...Object.fromEntries(Object.entries(counts).map(([name, label]) => [name, [count, label]])),
+    zero: [menu, "ZeRO", [0, 1, 2, 3], stage => stage || "off"], sequence_parallel: [tick, "sequence parallel"],
+    recompute: [menu, "recompute", ["none", "selective", "full"], inWords], kernel: [menu, "attention", ["written_out", "fused"], inWords],
+    dropout: [tick, "dropout"], busy: [slider, "busy", Array.from({ length: 17 }, (_, k) => 10 + 5 * k), share => `${share} % of the peak`],
+  }, paint);
+  stack.setAttribute("role", "img");
+  root.append(result, stack, legend, facts, remark);
 
-  const value = element("output", { className: "value" }), note = element("output", { className: "note" });
-  const bar = element("div", { className: "stack" }), legend = element("div", { className: "legend" });
-  const facts = element("output");
-  value.setAttribute("aria-live", "polite");
-  bar.setAttribute("role", "img");
-  root.append(
-    element("div", { className: "controls" },
-      choose("model", "model", named(data.models)), choose("gpu", "GPU", named(data.gpus)),
-      choose("ledger", "precision", data.ledgers.map(l => [l.name, l.name]))),
-    element("div", { className: "controls" },
-      count("batch", "sequences a step", data.start.batch), count("micro_batch", "micro-batch", 1), count("length", "tokens", 1)),
-    element("div", { className: "controls" },
-      count("data", "data", 1), count("pipeline", "× pipeline", 1), count("tensor", "× tensor", 1),
-      choose("zero", "ZeRO", [0, 1, 2, 3].map(z => [z, z || "off"])), tick("sequence_parallel", "sequence parallel", false)),
-    element("div", { className: "controls" },
-      choose("recompute", "recompute", [["none", "nothing"], ["selective", "scores"], ["full", "layers"]]),
-      choose("kernel", "attention", [["written_out", "written out"], ["fused", "fused"]]), tick("dropout", "dropout", true),
-      add("busy", "busy", busy)),
-    value, bar, legend, facts, note);
-  if (!root.querySelector("style")) root.append(element("style", { textContent: `
-    .stack { position: relative; display: flex; height: 2.2rem; margin: .5rem 0 .3rem; border: 1px solid #8888; }
-    .stack div { height: 100%; } .stack .limit { position: absolute; top: -.35rem; bottom: -.35rem; height: auto; border-left: 3px dashed; }
-    .legend { display: flex; flex-wrap: wrap; gap: .2rem 1rem; font-size: .9rem; margin-bottom: .4rem; }
-    .legend i { display: inline-block; width: .8rem; height: .8rem; margin-right: .35rem; border-radius: .15rem; }` }));
-
-  const find = (list, name) => list.find(item => item.name === name);
-  const whole = field => (/^\d+$/.test(field.value.trim()) ? Number(field.value) : NaN);
   const size = bytes => `${(bytes / GIB).toFixed(bytes < 100 * GIB ? 1 : 0)} GiB`;
-  const short = x => (x < 100 ? x.toPrecision(3) : Math.round(x).toLocaleString("en"));
   const duration = s => (s < 120 ? `${s.toPrecision(3)} s` : s < 7200 ? `${(s / 60).toFixed(0)} min` : s < 172800 ? `${(s / 3600).toFixed(0)} h`
     : s < 63072000 ? `${(s / 86400).toFixed(0)} days` : `${(s / 31557600).toFixed(0)} years`);
 
-  function read() {
-    const plan = { model: find(data.models, fields.model.value), gpu: find(data.gpus, fields.gpu.value), ledger: find(data.ledgers, fields.ledger.value) };
-    for (const name of ["batch", "micro_batch", "length", "data", "pipeline", "tensor"]) plan[name] = whole(fields[name]);
-    for (const name of ["recompute", "kernel"]) plan[name] = fields[name].value;
-    for (const name of ["dropout", "sequence_parallel"]) plan[name] = fields[name].checked;
-    return { ...plan, zero: Number(fields.zero.value), busy: Number(busy.value) / 100 };
-  }
-
   function paint() {
-    const plan = read();
-    busy.setAttribute("aria-valuetext", `${busy.value} % of the peak while computing`);
-    const incomplete = ["batch", "micro_batch", "length", "data", "pipeline", "tensor"].some(name => !(plan[name] >= 1));
-    const problem = incomplete ? "give whole numbers of at least 1" : planProblem(plan);
-    legend.replaceChildren(); bar.replaceChildren();
+    const chosen = read();
+    const plan = { ...chosen, model: find(data.models, chosen.model), gpu: find(data.gpus, chosen.gpu), ledger: find(data.ledgers, chosen.ledger), busy: chosen.busy / 100 };
+    const problem = Object.keys(counts).every(name => plan[name] >= 1) ? planProblem(plan) : "give whole numbers of at least 1";
+    legend.replaceChildren(); stack.replaceChildren();
     if (problem) {
-      value.textContent = "does not divide"; facts.textContent = ""; note.textContent = problem;
-      bar.setAttribute("aria-label", problem);
+      [result.textContent, facts.textContent, remark.textContent] = ["does not divide", "", problem];
+      stack.setAttribute("aria-label", problem);
       return;
     }
-    const memory = gpuMemory(plan), sum = total(memory), scale = Math.max(sum, plan.gpu.memory) * 1.02, time = planTime(plan);
-    for (const [key, name, colour] of PARTS) {
-      const piece = element("div", { title: `${name}: ${size(memory[key])}` });
-      Object.assign(piece.style, { width: `${100 * memory[key] / scale}%`, background: colour });
-      bar.append(piece);
-      const mark = element("i");
-      mark.style.background = colour;
-      legend.append(element("span", {}, mark, `${name} ${size(memory[key])}`));
+    const memory = gpuMemory(plan), sum = total(memory), room = plan.gpu.memory, scale = Math.max(sum, room) * 1.02, time = planTime(plan);
+    for (const [part, name, colour] of PARTS) {
+      const piece = element("div", { title: `${name}: ${size(memory[part])}` });
+      Object.assign(piece.style, { width: `${100 * memory[part] / scale}%`, background: colour });
+      stack.append(piece);
+      legend.append(key(colour, `${name} ${size(memory[part])}`));
     }
-    const limit = element("div", { className: "limit", title: `${plan.gpu.name}: ${size(plan.gpu.memory)}` });
-    limit.style.left = `${100 * plan.gpu.memory / scale}%`;
-    bar.append(limit);
-    const room = 0.9 * plan.gpu.memory;
-    value.textContent = `${size(sum)} of ${size(plan.gpu.memory)}: ` + (sum <= room ? "fits" : sum <= plan.gpu.memory ? "fits, with less than a tenth to spare" : "does not fit");
-    bar.setAttribute("aria-label", `${value.textContent}: ` + PARTS.map(([key, name]) => `${name} ${size(memory[key])}`).join(", "));
-    const tokens = plan.batch * plan.length;
-    facts.textContent = `${time.gpus.toLocaleString("en")} GPU${time.gpus > 1 ? "s" : ""}, each step ${short(stepFlops(plan, plan.recompute) / 1e15)} PFLOP in `
-      + `${duration(time.seconds)}; MFU ${(100 * time.mfu).toFixed(1)} %; 300 billion tokens in ${duration(3e11 / tokens * time.seconds)}`;
-    note.textContent = `${(modelParameters(plan.model) / 1e9).toFixed(2)} billion parameters; ${plan.batch / (plan.data * plan.micro_batch)} micro-batches a replica; `
-      + `bubble ${(100 * time.bubble).toFixed(1)} % on top; the fullest GPU is shown; communication is not counted`;
+    const limit = element("div", { className: "limit", title: `${plan.gpu.name}: ${size(room)}` });
+    limit.style.left = `${100 * room / scale}%`;
+    stack.append(limit);
+    result.textContent = `${size(sum)} of ${size(room)}: ` + (sum <= 0.9 * room ? "fits" : sum <= room ? "fits, with less than a tenth to spare" : "does not fit");
+    stack.setAttribute("aria-label", `${result.textContent}: ` + PARTS.map(([part, name]) => `${name} ${size(memory[part])}`).join(", "));
+    facts.textContent = `${thousands(time.gpus)} GPU${time.gpus > 1 ? "s" : ""}, each step ${short(stepFlops(plan, plan.recompute) / 1e15)} PFLOP in `
+      + `${duration(time.seconds)}; MFU ${(100 * time.mfu).toFixed(1)} %; 300 billion tokens in ${duration(3e11 / (plan.batch * plan.length) * time.seconds)}`;
+    remark.textContent = `${(modelParameters(plan.model) / 1e9).toFixed(2)} billion parameters; ${plan.batch / (plan.data * plan.micro_batch)} micro-batches a replica; `
+      + `bubble ${(100 * time.bubble).toFixed(1)} % on top; the fullest GPU is shown (dashed: its memory); communication is not counted`;
   }
 
-  fields.model.addEventListener("change", () => { fields.length.value = find(data.models, fields.model.value).length; });
-  root.addEventListener("input", paint);
-  root.addEventListener("change", paint);
-  fields.model.value = data.start.model; fields.gpu.value = data.start.gpu; fields.ledger.value = data.start.ledger;
-  fields.length.value = find(data.models, data.start.model).length;
+  const [model] = root.querySelectorAll("select"), tokens = root.querySelectorAll("input")[2];
+  model.addEventListener("input", () => { tokens.value = find(data.models, model.value).length; }); // before the panel paints
   paint();
 }
