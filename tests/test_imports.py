@@ -41,6 +41,7 @@ def test_what_runs_against_the_order_is_named(tmp_path: Path) -> None:
         "precision/formats.py": "from course_utils.precision import blocks",
         "plan/memory.py": "import deepspeed",
         "bench/vit.py": "from tools import execution",
+        "bench/lora.py": "from course_utils import figures",
         "attic/__init__.py": "",
     }
     for name, source in planted.items():
@@ -55,6 +56,7 @@ def test_what_runs_against_the_order_is_named(tmp_path: Path) -> None:
         "cycles are allowed in course_utils.precision",
         "course_utils.plan.memory -> deepspeed",
         "course_utils.bench.vit -> tools",
+        "course_utils.bench.lora -> course_utils.figures",
         "attic",
     ):
         assert arrow in said, f"{arrow}\n{done.stdout}"
