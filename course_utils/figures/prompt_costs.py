@@ -39,23 +39,18 @@ def _costs(model: str, length: int, tokens: int) -> dict[str, Any]:
     d, depth, head = config.width, config.depth, (config.width + 1) * config.num_classes
     everything, prompt = parameters(config) - head, prompt_parameters(length, d)
     prefix = prefix_parameters(length, d, depth)
-    ways: dict[str, dict[str, int]] = {
-        "full": {"full": True},
-        "head": {},
-        "prompt": {"prompt": length},
-        "prefix": {"prefix": length},
+
+    def step(**trained: Any) -> int:
+        return sum(step_macs(config, tokens, **trained).values())
+
+    full, by_prompt, by_prefix = step(full=True), step(prompt=length), step(prefix=length)
+    ways = {  # numbers trained, numbers kept in the file, arithmetic
+        "full fine-tuning": (everything, everything, full),
+        "head alone": (0, 0, step()),
+        "prompt tuning": (prompt, prompt, by_prompt),
+        "P-tuning, MLP": (p_tuning_parameters(length, d), prompt, by_prompt),
+        "P-tuning, LSTM": (p_tuning_parameters(length, d, network="lstm"), prompt, by_prompt),
+        "prefix, P-tuning v2": (prefix, prefix, by_prefix),
+        "prefix with MLP": (prefix_parameters(length, d, depth, d), prefix, by_prefix),
     }
-    steps = {way: sum(step_macs(config, tokens, **trained).values()) for way, trained in ways.items()}
-    numbers = {  # trained, kept in the file, and what its step is counted as
-        "full fine-tuning": (everything, everything, "full"),
-        "head alone": (0, 0, "head"),
-        "prompt tuning": (prompt, prompt, "prompt"),
-        "P-tuning, MLP": (p_tuning_parameters(length, d), prompt, "prompt"),
-        "P-tuning, LSTM": (p_tuning_parameters(length, d, network="lstm"), prompt, "prompt"),
-        "prefix, P-tuning v2": (prefix, prefix, "prefix"),
-        "prefix with MLP": (prefix_parameters(length, d, depth, d), prefix, "prefix"),
-    }
-    return {
-        name: [trained + head, kept + head, steps[way] / steps["full"]]
-        for name, (trained, kept, way) in numbers.items()
-    }
+    return {name: [trained + head, kept + head, macs / full] for name, (trained, kept, macs) in ways.items()}
