@@ -12,6 +12,8 @@ from pydantic import ValidationError
 
 from course_utils.news import config as module
 from course_utils.news.config import LEARNING_RATES, READ_BY, TACTICS, Config
+from course_utils.training import run as running
+from course_utils.training import settings
 
 
 def test_no_argument_is_the_embedded_default() -> None:
@@ -54,13 +56,9 @@ def test_help_names_every_key(capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_key_is_read_somewhere_beyond_its_definition() -> None:
     """`config.key` stands in the project's code for each key (E0-58: five keys of the original were read by nobody)."""
     read: set[str] = set()
-    for path in Path(module.__file__).parent.glob("*.py"):
+    for path in (*Path(module.__file__).parent.glob("*.py"), Path(running.__file__), Path(settings.__file__)):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if (
-                isinstance(node, ast.Attribute)
-                and isinstance(node.value, ast.Name)
-                and node.value.id in ("config", "self")
-            ):
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) in ("config", "self", "self.config"):
                 read.add(node.attr)
     assert set(Config.model_fields) <= read
 
@@ -76,7 +74,7 @@ def test_every_tactic_has_its_learning_rate() -> None:
 
 BAD: list[tuple[dict[str, Any], str]] = [
     ({"tactik": "lora"}, "unknown key 'tactik': did you mean tactic or train?"),
-    ({"xyz": 1}, "unknown key 'xyz': use train, validation, test"),
+    ({"xyz": 1}, "train, validation, test, titles"),
     ({"tactic": "finetuing"}, "tactic is 'finetuing', expected 'full', 'head', 'prompt'"),
     ({"tactic": "lora", "rank": 0}, "rank is 0, expected greater than or equal to 1 (of LoRA)"),
     ({"rank": "eight"}, "rank is 'eight', expected a valid integer"),
@@ -86,7 +84,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tactic": "lora", "hidden": 64}, "hidden is 64, but tactic lora does not read it: only prefix, p_tuning do"),
     ({"lr": -1e-3}, "lr is -0.001, expected greater than 0 (learning rate of the tactic"),
     ({"lr": float("nan")}, "lr is nan, expected a finite number"),
-    ({"precision": "fp8"}, "precision is 'fp8', expected 'fp32', 'bf16' or 'fp16'"),
+    ({"precision": "fp8"}, "precision is 'fp8', expected 'auto', 'fp32', 'bf16' or 'fp16'"),
     ({"epochs": 0}, "epochs is 0, expected greater than or equal to 1"),
     ({"warmup": 1}, "warmup is 1, expected less than 1 (share of all steps"),
     ({"targets": []}, "targets is [], "),
@@ -114,16 +112,16 @@ def test_what_is_wrong_is_said(choices: dict[str, Any], words: str) -> None:
 
 
 def test_all_faults_are_said_at_once() -> None:
-    with pytest.raises(ValueError, match=r"rank is 0.*; .*epochs is 0"):
+    with pytest.raises(ValueError, match=r"epochs is 0.*; .*rank is 0"):
         Config.load(rank=0, epochs=0)
 
 
 @pytest.mark.parametrize(
     ("name", "text", "words"),
     [
-        ("run.yaml", "tactic: [lora", "run.yaml is no YAML (while parsing a flow sequence"),
-        ("run.json", '{"tactic": lora}', "run.json is no JSON (Expecting value"),
-        ("run.yaml", "", "run.yaml is empty: write lines such as tactic: lora"),
+        ("run.yaml", "tactic: [lora", "run.yaml is no YAML or JSON (while parsing a flow sequence"),
+        ("run.json", '{"tactic": [lora}', "run.json is no YAML or JSON"),
+        ("run.yaml", "", "lines such as tactic: lora"),
         ("run.yaml", "- lora", "run.yaml holds a list, expected keys with values"),
         ("run.yaml", "tactic: lora\nbatchsize: 8", "run.yaml: unknown key 'batchsize': did you mean batch_size"),
     ],

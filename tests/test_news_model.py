@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from course_utils.data.news import load_titles
 from course_utils.news.config import TACTICS, Config
-from course_utils.news.loader import encode
+from course_utils.news.data import encode
 from course_utils.news.model import Built, build, count
-from course_utils.news.runs import load_run, open_run, save_run
+from course_utils.news.predict import fill, open_run
+from course_utils.training import checkpoint
 from course_utils.tuning import tuned_layers
 
 HEAD = 18 * WIDTH + 18
@@ -150,6 +151,10 @@ def disturb(model: nn.Module) -> None:
 # ---- files -------------------------------------------------------------------------------------------------------
 
 
+def save_run(built: Built, config: Config, path: Path) -> None:
+    checkpoint.save(path, model=built.trained(), config=config.model_dump(), extra={"facts": built.facts()})
+
+
 @pytest.fixture
 def saved(folder: Path, tmp_path: Path) -> tuple[Config, Built, Path]:
     config = small(folder, output=str(tmp_path))
@@ -208,7 +213,7 @@ def test_an_empty_partial_or_larger_file_is_refused(folder: Path, saved: tuple[C
         fresh = build(config)
         before = [p.clone() for p in fresh.trained().values()]
         with pytest.raises(ValueError, match=words):
-            load_run(fresh, path)
+            fill(fresh, checkpoint.load(path))
         assert all(torch.equal(a, b) for a, b in zip(before, fresh.trained().values(), strict=True))
 
 
@@ -239,7 +244,7 @@ def test_foreign_files_are_refused(saved: tuple[Config, Built, Path], tmp_path: 
 
 def test_a_missing_run_is_said(tmp_path: Path) -> None:
     with pytest.raises(
-        FileNotFoundError, match=r"there is no run .*: train one with python -m course_utils\.news\.main"
+        FileNotFoundError, match=r"there is no run .*: train one with python -m course_utils\.news\.train"
     ):
         open_run(tmp_path / "output" / "lora")
 

@@ -73,7 +73,7 @@ def test_unequal_micro_batches_give_the_gradient_of_the_whole_batch(digits):
 def test_an_overflow_skips_the_step_and_halves_the_scale(digits):
     model = mlp()
     optimizer = adamw(model, 1e-3)
-    scheduler = schedule_lr(optimizer, warmup_cosine(1e-3, steps=20, warmup=5))
+    scheduler = schedule_lr(optimizer, warmup_cosine(steps=20, warmup=5))
     images = digits[0]
 
     def spoiled(epoch):
@@ -107,8 +107,8 @@ def test_every_precision_learns_and_repeats_itself(digits, precision):
     runs = []
     for _ in range(2):
         model = mlp(dropout=0.1)
-        optimizer = adamw(model, 1e-3)
-        scheduler = schedule_lr(optimizer, warmup_cosine(1e-2, steps=60, warmup=5))
+        optimizer = adamw(model, 1e-2)
+        scheduler = schedule_lr(optimizer, warmup_cosine(steps=60, warmup=5))
         torch.manual_seed(1)
         history = train(
             model,
@@ -223,6 +223,6 @@ def test_a_schedule_of_one_rate_is_plain_training(digits):
     for scheduled in (False, True):
         model = mlp()
         optimizer = adamw(model, 1e-3)
-        scheduler = schedule_lr(optimizer, constant(1e-3)) if scheduled else None
+        scheduler = schedule_lr(optimizer, constant()) if scheduled else None
         losses.append(train(model, epochs(digits[0]), optimizer, steps=5, scheduler=scheduler).loss)
     assert losses[0] == losses[1]

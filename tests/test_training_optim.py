@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from course_utils.models import ViT, ViTConfig
 from course_utils.training import adamw, constant, parameter_groups, schedule_lr, warmup_cosine, warmup_linear
 
 
 def test_cosine_is_the_formula():
-    top, bottom, w, total = 3e-3, 1e-5, 10, 110
-    schedule = warmup_cosine(top, steps=total, warmup=w, lr_min=bottom)
+    top, bottom, w, total = 1.0, 0.02, 10, 110
+    schedule = warmup_cosine(steps=total, warmup=w, floor=bottom)
     for t in range(total + 1):
         falling = bottom + 0.5 * (top - bottom) * (1 + math.cos(math.pi * (t - w) / (total - w)))
         assert schedule(t) == pytest.approx(top * t / w if t < w else falling, rel=1e-12)
@@ -26,36 +27,37 @@ def test_cosine_is_the_formula():
 
 
 def test_linear_and_constant():
-    schedule = warmup_linear(1.0, steps=30, warmup=10, lr_min=0.2)
+    schedule = warmup_linear(steps=30, warmup=10, floor=0.2)
     assert [schedule(t) for t in (0, 5, 10, 20, 30, 99)] == pytest.approx([0, 0.5, 1.0, 0.6, 0.2, 0.2])
-    assert [constant(0.3, warmup=3)(t) for t in (0, 1, 2, 3, 1000)] == pytest.approx([0, 0.1, 0.2, 0.3, 0.3])
+    assert [constant(warmup=4)(t) for t in (0, 1, 2, 4, 1000)] == [0, 0.25, 0.5, 1, 1]
 
 
 @given(
     st.sampled_from([warmup_cosine, warmup_linear]),
-    st.floats(1e-6, 1),
     st.floats(0, 1),
     st.integers(0, 50),
     st.integers(1, 200),
 )
-def test_schedules_stay_in_bounds_rise_then_fall(make, top, low, warmup, rest):
+def test_schedules_stay_in_bounds_rise_then_fall(make, low, warmup, rest):
     total = warmup + rest
-    schedule = make(top, steps=total, warmup=warmup, lr_min=low * top)
+    schedule = make(steps=total, warmup=warmup, floor=low)
     rates = [schedule(t) for t in range(total + 20)]
-    tiny = 1e-9 * top
-    assert all(0 <= r <= top + tiny for r in rates)
-    assert all(r >= low * top - tiny for r in rates[warmup:])
+    tiny = 1e-9
+    assert all(0 <= r <= 1 + tiny for r in rates)
+    assert all(r >= low - tiny for r in rates[warmup:])
     assert all(a <= b + tiny for a, b in itertools.pairwise(rates[: warmup + 1]))
     assert all(a >= b - tiny for a, b in itertools.pairwise(rates[warmup:]))
 
 
-def test_schedule_lr_sets_every_group_exactly():
+def test_schedule_lr_multiplies_each_groups_own_rate():
     model = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3))
-    optimizer = adamw(model, 123.0)  # the schedule replaces it
-    schedule = warmup_cosine(2e-3, steps=8, warmup=2)
+    optimizer = torch.optim.AdamW(
+        [{"params": model[0].parameters(), "lr": 2e-3}, {"params": model[1].parameters()}], 1.0
+    )
+    schedule = warmup_cosine(steps=8, warmup=2)
     scheduler = schedule_lr(optimizer, schedule)
     for step in range(10):
-        assert [g["lr"] for g in optimizer.param_groups] == [schedule(step)] * 2
+        assert [g["lr"] for g in optimizer.param_groups] == [2e-3 * schedule(step), schedule(step)]
         optimizer.step()
         scheduler.step()
 
@@ -63,10 +65,10 @@ def test_schedule_lr_sets_every_group_exactly():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: warmup_cosine(0.0, steps=10), "lr is 0.0, expected a positive number"),
-        (lambda: warmup_cosine(1e-3, steps=10, warmup=10), "warm-up of 10 steps leaves nothing of 10 steps"),
-        (lambda: warmup_cosine(1e-3, steps=10, lr_min=1e-2), "lr_min is 0.01, expected between 0 and lr = 0.001"),
-        (lambda: constant(1e-3, warmup=-1), "warmup is -1 steps"),
+        (lambda: adamw(nn.Linear(2, 2), 0.0), "lr is 0.0, expected a positive number"),
+        (lambda: warmup_cosine(steps=10, warmup=10), "warm-up of 10 steps leaves nothing of 10 steps"),
+        (lambda: warmup_cosine(steps=10, floor=1.5), "floor is 1.5, expected .* between 0 and 1"),
+        (lambda: constant(warmup=-1), "warmup is -1 steps"),
         (lambda: parameter_groups(nn.Linear(2, 2), -0.1), "weight_decay is -0.1"),
         (lambda: parameter_groups(nn.Linear(2, 2).requires_grad_(False), 0.1), "unfreeze"),
     ],
@@ -98,6 +100,12 @@ def test_only_matrices_decay():
         "cls_token", "pos_embed", "embedding.weight", "norm.weight", "norm.bias", "head.bias", "conv.bias",
     }  # fmt: skip
     assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
+
+
+def test_a_vision_transformers_positions_and_tokens_do_not_decay():
+    model = ViT(ViTConfig(width=8, depth=1, heads=2, image_size=8, patch_size=4, num_classes=2))
+    _, free = parameter_groups(model, 0.1)
+    assert {"positions", "class_token"} <= {name for name, _ in free["params"]}
 
 
 def test_decay_reaches_the_weights_and_nothing_else():

@@ -37,10 +37,10 @@ def test_file_command_line_and_python_agree(tmp_path, name, text):
     ("name", "text", "words"),
     [
         ("a.yaml", None, "there is no configuration file .*a.yaml: check the path"),
-        ("a.yaml", "", "a.yaml is empty: write lines such as epochs: 5"),
+        ("a.yaml", "", "a.yaml is empty, .*: write lines such as epochs: 5"),
         ("a.yaml", "- 3\n", "a.yaml holds a list, expected keys with values"),
         ("a.yaml", "epochs: [", "a.yaml is no YAML"),
-        ("a.json", "{", "a.json is no JSON"),
+        ("a.json", "{", "a.json is no YAML or JSON"),
         ("a.yaml", "epoch: 3\n", r"a.yaml: unknown key 'epoch': did you mean epochs\?"),
         ("a.yaml", "zzz: 3\n", "unknown key 'zzz': use epochs, head_lr, layers, resume"),
         ("a.yaml", "epochs: 0\n", r"epochs is 0, expected greater than or equal to 1 \(passes over the data\)"),
@@ -60,5 +60,29 @@ def test_help_names_every_key_and_its_default(capsys):
     with pytest.raises(SystemExit):
         Run.from_command_line(["--help"], "Run something.")
     said = " ".join(capsys.readouterr().out.split())
-    assert "--epochs EPOCHS passes over the data (default: 5)" in said
-    assert "--head-lr HEAD_LR of the head (default: none)" in said
+    assert "Run something." in said
+    assert "--config FILE" in said
+    for key, default in (("--epochs", "5"), ("--head-lr", "none"), ("--resume", "False")):
+        assert key in said
+        assert f"(default: {default})" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--epoch", "3"], "unknown key 'epoch': did you mean epochs"),
+        (["--epochs"], "--epochs: expected one argument"),
+        (["--epochs", "0"], "epochs is '0'.* greater than or equal to 1"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(words, said):
+    with pytest.raises(ValueError, match=said):
+        Run.from_command_line(words, "")
+
+
+def test_a_key_may_be_spelled_as_in_a_file_and_the_environment_is_not_read(monkeypatch):
+    monkeypatch.setenv("EPOCHS", "77")
+    assert Run.from_command_line(["--head_lr", "0.5", "--layers", "a_b", "c"], "") == Run(
+        head_lr=0.5, layers=("a_b", "c")
+    )
+    assert Run.from_command_line(["--head_lr=0.5"], "").head_lr == 0.5

@@ -9,8 +9,8 @@ import transformers
 from timm.models import save_for_hf
 from torch import nn
 
-from course_utils.vision.classifier import Classifier, load_classifier
-from course_utils.vision.rates import layer_groups
+from course_utils.vision.fine_tune.model import Classifier, load_classifier
+from course_utils.vision.fine_tune.optimizer import layer_groups
 
 CLASSES = 1000
 SIZES = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}

@@ -60,7 +60,7 @@ def pretrain(steps: int, seed: int = 0) -> tuple[ViT, nn.Linear]:
         torch.optim.Muon(matrices, weight_decay=0.05): MUON_LR,
         torch.optim.AdamW(others, weight_decay=0.05): ADAMW_LR,
     }
-    schedule = warmup_cosine(1.0, steps=steps, warmup=steps // 20)
+    schedule = warmup_cosine(steps=steps, warmup=steps // 20)
     for step in (bar := trange(steps, unit="step")):
         images, outline, fabric = batch(articles, BATCH, generator)
         by_outline, by_fabric = head(model(images)).split((OUTLINES, FABRICS), dim=1)

@@ -12,7 +12,8 @@ from typing import ClassVar, Literal, Self, get_args
 from pydantic import Field, field_validator, model_validator
 
 from course_utils.data.news import SPLITS
-from course_utils.training.settings import Settings
+from course_utils.precision import Precision
+from course_utils.training.settings import RunSettings
 
 Tactic = Literal["full", "head", "prompt", "prefix", "p_tuning", "p_tuning_v2", "adapter", "lora", "ia3"]
 TACTICS: tuple[str, ...] = get_args(Tactic)
@@ -44,7 +45,7 @@ READ_BY = {  # keys that only some tactics read
 }
 
 
-class Config(Settings):
+class Config(RunSettings):
     """One run. ``Config(tactic="head", epochs=5)``, or ``Config.load("run.yaml")``."""
 
     example: ClassVar[str] = "tactic: lora"
@@ -70,31 +71,29 @@ class Config(Settings):
     hidden: int = Field(128, ge=1, description="units of the network that writes the prompt, or the prefix")
 
     epochs: int = Field(6, ge=1, description="passes over the training titles, at most")
-    patience: int = Field(3, ge=1, description="stop after so many epochs without a better validation accuracy")
-    batch_size: int = Field(32, ge=1, description="titles of one step, of all processes together")
-    accumulate: int = Field(1, ge=1, description="batches of one optimizer step")
+    patience: int | None = Field(3, ge=1, description="stop after so many epochs without a better validation accuracy")
     lr: float | None = Field(None, gt=0, description="learning rate of the tactic; by default one that suits it")
     head_lr: float | None = Field(None, gt=0, description="learning rate of the head, which starts from nothing")
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="of the rates, after warm-up")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the rates rise from zero")
     weight_decay: float = Field(0.01, ge=0, description="of AdamW, for matrices")
-    clip: float | None = Field(1.0, gt=0, description="largest norm of a gradient")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="of matrix products")
+    precision: Literal["auto", Precision] = Field(
+        "fp32", description="of matrix products; auto: bf16 or fp16 where the device multiplies it faster"
+    )
     seed: int = Field(987, ge=0, description="of everything that is drawn")
 
     strategy: Literal["ddp", "deepspeed"] = Field("ddp", description="how several processes train together")
     zero_stage: int = Field(
         2, ge=0, le=2, description="of DeepSpeed: 0 shards nothing, 1 optimizer states, 2 gradients"
     )
-    output: str = Field("output", description="folder of runs; this one is in its subfolder named as the tactic")
-    resume: bool = Field(False, description="go on where last.safetensors stands")
-    overwrite: bool = Field(False, description="replace a run that is there")
-    processes: int = Field(1, ge=1, le=64, description="on this machine; on several start with torchrun")
+    output: str | None = Field(
+        "output", description="folder of runs; this one is in its subfolder named as the tactic; none"
+    )
 
     @property
-    def folder(self) -> Path:
+    def folder(self) -> Path | None:
         """Where the run's files are."""
-        return Path(self.output) / self.tactic
+        return None if self.output is None else Path(self.output) / self.tactic
 
     @property
     def tactic_lr(self) -> float:
@@ -126,11 +125,4 @@ class Config(Settings):
             raise ValueError(f"zero_stage is {self.zero_stage}, but strategy {self.strategy} does not read it")
         if self.strategy == "deepspeed" and self.resume:
             raise ValueError("strategy deepspeed keeps no optimizer state to resume from: begin anew (--overwrite)")
-        if self.resume and self.overwrite:
-            raise ValueError("resume goes on with the run that overwrite would remove: choose one of them")
-        if self.batch_size % self.processes:
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be split over {self.processes} processes: choose a multiple, "
-                f"such as {(self.batch_size // self.processes + 1) * self.processes}"
-            )
         return self

@@ -12,14 +12,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from torch import Tensor
 
 from course_utils.data.news import LABELS, LABELS_ENGLISH, load_titles
-from course_utils.news.loader import Encoded, encode, in_order
+from course_utils.news.data import Encoded, encode
 from course_utils.news.model import TitleModel
-from course_utils.news.runs import open_run
+from course_utils.news.predict import logits, open_run
 
 RESAMPLES = 2000
 
@@ -88,17 +87,6 @@ def report(labels: Tensor, answers: Tensor, *, seed: int = 0) -> Report:
         },
         confusion=confusion_matrix(y, guess, labels=numbers).tolist(),
     )
-
-
-@torch.inference_mode()
-def logits(model: TitleModel, data: Encoded, batch_size: int = 64) -> Tensor:
-    """The model's logits for all titles in their order, ``[titles, 18]``, with dropout off meanwhile."""
-    was_training, device = model.training, next(model.parameters()).device
-    model.eval()
-    try:
-        return torch.cat([model(x.to(device)).float().cpu() for x, _ in in_order(data, batch_size)])
-    finally:
-        model.train(was_training)
 
 
 def evaluate(model: TitleModel, data: Encoded, batch_size: int = 64) -> Report:

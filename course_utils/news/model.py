@@ -17,6 +17,7 @@ from course_utils.models.embedded import load_encoder
 from course_utils.models.text import TextModel
 from course_utils.news.config import Config
 from course_utils.runtime import seed_everything
+from course_utils.training.checkpoint import parameters_named
 from course_utils.tuning import (
     HOULSBY_PLACES,
     IA3,
@@ -34,7 +35,7 @@ from course_utils.tuning.names import Pattern
 
 
 class TitleModel(nn.Module):
-    """Takes a batch of :mod:`course_utils.news.loader` apart, so that the training loop's ``model(x)`` is enough."""
+    """Takes a batch of :mod:`course_utils.news.data` apart, so that the training loop's ``model(x)`` is enough."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -65,8 +66,12 @@ class Built:
 
     def trained(self) -> nn.ParameterDict:
         """The parameters that train, by name: what a checkpoint holds. The base is not in it."""
-        named = self.model.model.named_parameters()  # a ParameterDict allows no dots
-        return nn.ParameterDict({name.replace(".", "/"): p for name, p in named if p.requires_grad})
+        model = self.model.model
+        return parameters_named(model, {name for name, p in model.named_parameters() if p.requires_grad})
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint says of the model, and is compared when it is read."""
+        return {"labels": list(LABELS), "base": self.base}
 
 
 def build(config: Config) -> Built:

@@ -9,7 +9,7 @@ from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
 from course_utils.news.config import Config
-from course_utils.training import constant, parameter_groups, warmup_cosine, warmup_linear
+from course_utils.training import constant, parameter_groups, schedule_lr, warmup_cosine, warmup_linear
 
 SCHEDULES = {"linear": warmup_linear, "cosine": warmup_cosine}
 
@@ -29,5 +29,5 @@ def make_schedule(optimizer: torch.optim.Optimizer, config: Config, steps: int) 
     """What all rates are multiplied by at each of the run's steps: up from 0 to 1, then down, or on."""
     warmup = int(config.warmup * steps)
     if config.schedule == "constant":
-        return LambdaLR(optimizer, constant(1.0, warmup=warmup))
-    return LambdaLR(optimizer, SCHEDULES[config.schedule](1.0, steps=steps, warmup=warmup))
+        return schedule_lr(optimizer, constant(warmup=warmup))
+    return schedule_lr(optimizer, SCHEDULES[config.schedule](steps=steps, warmup=warmup))

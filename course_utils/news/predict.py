@@ -13,12 +13,52 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from course_utils.data.news import LABELS, Title
-from course_utils.news.evaluate import logits
-from course_utils.news.loader import encode
-from course_utils.news.model import Built
-from course_utils.news.runs import open_run
+from course_utils.news.config import Config
+from course_utils.news.data import Encoded, encode, in_order
+from course_utils.news.model import Built, TitleModel, build
+from course_utils.training.checkpoint import Checkpoint
+from course_utils.training.run import facts_of, open_checkpoint
+
+
+def open_run(folder: str | Path, **changes: Any) -> tuple[Config, Built]:
+    """A trained run, ready to predict: the best epoch of a run's folder, or the checkpoint named.
+
+    Args:
+        changes: keys to change, such as ``base`` if the checkpoint it was trained on lies elsewhere now.
+
+    Raises:
+        FileNotFoundError: there is no run.
+        ValueError: its checkpoint is broken, or does not fit the base.
+    """
+    found = open_checkpoint(folder, "python -m course_utils.news.train")
+    config = Config.checked({**(found.config or {}), **changes}, str(found.path))
+    built = build(config)
+    fill(built, found)
+    built.model.eval()
+    return config, built
+
+
+def fill(built: Built, found: Checkpoint) -> None:
+    """Put the trained parameters in.
+
+    Raises:
+        ValueError: the file is of another base or other labels, or lacks a single parameter.
+    """
+    facts = facts_of(found, "base")
+    if facts.get("labels") != list(LABELS):
+        raise ValueError(f"{found.path} was trained for other labels than these 18: it is no run of this project")
+    if facts["base"] != built.base:
+        was = dict(found.config or {}).get("base")
+        raise ValueError(
+            f"{found.path} was trained on {was}, and this base has other weights: give the one it was trained on"
+        )
+    found.restore(built.trained())
 
 
 @dataclass(frozen=True)
@@ -36,6 +76,17 @@ class Prediction:
     def label(self) -> str:
         """The most probable label."""
         return self.labels[0]
+
+
+@torch.inference_mode()
+def logits(model: TitleModel, data: Encoded, batch_size: int = 64) -> Tensor:
+    """The model's logits for all titles in their order, ``[titles, 18]``, with dropout off meanwhile."""
+    was_training, device = model.training, next(model.parameters()).device
+    model.eval()
+    try:
+        return torch.cat([model(x.to(device)).float().cpu() for x, _ in in_order(data, batch_size)])
+    finally:
+        model.train(was_training)
 
 
 def predict(built: Built, titles: Sequence[str], top: int = 1) -> list[Prediction]:

@@ -29,14 +29,17 @@ from torch import Tensor
 
 from course_utils.data.news import load_titles
 from course_utils.files import atomic_write
+from course_utils.measure.live import LiveMemory
 from course_utils.models.embedded import ENCODER_SHA256
 from course_utils.news.config import TACTICS, Config
-from course_utils.news.evaluate import Report, logits, report
-from course_utils.news.loader import Encoded, encode
-from course_utils.news.main import train
-from course_utils.news.model import Built
-from course_utils.news.runs import BEST, open_run
-from course_utils.news.step_memory import step_memory
+from course_utils.news.data import Encoded, encode, titles_to_train_on
+from course_utils.news.evaluate import Report, report
+from course_utils.news.model import Built, build
+from course_utils.news.optimizer import make_optimizer
+from course_utils.news.predict import logits, open_run
+from course_utils.news.train import train
+from course_utils.training import make_scaler, train_step
+from course_utils.training.run import BEST
 
 FILE = Path(str(resources.files("course_utils.news") / "study.jsonl"))
 SEEDS = (987, 1, 2)
@@ -58,7 +61,9 @@ ALL = max(EPOCHS)  # on as many titles as there are, those of the curve are trie
 FIRST_HEAD_RATES = {"prompt": 1e-2, "p_tuning_v2": 1e-2}  # the head's, while these were tried; the others': 3e-3
 RATES_ON_ALL = {"head": (3e-2, 1e-1), "lora": (1e-3, 2e-3, 5e-3), "full": (1e-4, 3e-4, 1e-3)}
 LETTERS = "abcdefghijklmnopqr"  # one for each label
-OF_THE_MACHINE = {"output", "resume", "overwrite", "processes", "strategy", "zero_stage"}  # do not say what is computed
+# What does not say what is computed.
+OF_THE_MACHINE = {"output", "resume", "overwrite", "processes", "strategy", "zero_stage", "save_every", "tensorboard"}
+LATER = {"ema": 0.0, "compile": False}  # keys that the first lines' version did not have, as it ran
 
 Part = Literal["rates", "heads", "compared", "curve", "untrained"]
 
@@ -158,7 +163,11 @@ def heads_compared() -> dict[str, tuple[float, float]]:
 def key(config: Config) -> str:
     """What a run is made from, as 16 hexadecimal digits: what is computed, with which titles and which encoder. A rate
     left to its default and the same rate given are the same run."""
-    choices = config.model_dump(exclude=OF_THE_MACHINE) | {"lr": config.tactic_lr, "head_lr": config.head_rate}
+    known = config.model_dump(exclude=OF_THE_MACHINE)
+    choices = {name: value for name, value in known.items() if LATER.get(name, ...) != value} | {
+        "lr": config.tactic_lr,
+        "head_lr": config.head_rate,
+    }
     sources = [ENCODER_SHA256, *(titles_digest(name) for name in (config.train, config.validation, config.test))]
     return hashlib.sha256(json.dumps([choices, sources], sort_keys=True).encode()).hexdigest()[:16]
 
@@ -185,6 +194,9 @@ def run(config: Config, *, answer: bool = True) -> Row:
             began = time.process_time()
             result = train(config.model_copy(update={"output": folder}))
             seconds = time.process_time() - began
+            assert result.folder is not None
+            assert result.validation is not None
+            assert result.best_epoch is not None
             size = (result.folder / BEST).stat().st_size
             answers = "".join(LETTERS[guess] for guess in _answers(result.folder)) if answer else ""
         held = step_memory(config.model_copy(update={"seed": 0}))  # no seed changes it
@@ -197,7 +209,7 @@ def run(config: Config, *, answer: bool = True) -> Row:
         seed=config.seed,
         base=config.base,
         lr=config.tactic_lr,
-        validation=round(result.accuracy, 6),
+        validation=round(result.validation.accuracy, 6),
         best_epoch=result.best_epoch,
         answers=answers,
         trainable=result.trainable,
@@ -206,6 +218,28 @@ def run(config: Config, *, answer: bool = True) -> Row:
         step_bytes=held,
         cpu_seconds=round(seconds, 1),
     )
+
+
+@cache
+def step_memory(config: Config) -> int:
+    """The most bytes that tensors hold in a training step: weights, gradients, AdamW's moments, activations.
+
+    The second step is measured, when the moments are there, with the longest titles of the set.
+    """
+    built = build(config)
+    data = encode(titles_to_train_on(config), built.tokenizer, built.pad)
+    rows = sorted(range(len(data)), key=lambda row: len(data.ids[row]))[-config.batch_size :]
+    optimizer, scaler = (
+        make_optimizer(built.model, config),
+        make_scaler("fp32"),
+    )
+    built.model.train()
+    train_step(built.model, optimizer, [data.batch(rows)], scaler=scaler, clip=config.clip)
+    optimizer.zero_grad(set_to_none=True)
+    moments = [value for state in optimizer.state.values() for value in state.values()]
+    with LiveMemory([*built.model.parameters(), *moments]) as live:
+        train_step(built.model, optimizer, [data.batch(rows)], scaler=scaler, clip=config.clip)
+    return live.peak
 
 
 def _answers(folder: Path) -> list[int]:

@@ -1,10 +1,20 @@
 """Training: the optimizer and its schedules, the loop, and checkpoints that resume bit for bit."""
 
 from course_utils.training.checkpoint import Checkpoint, load, save
-from course_utils.training.history import History, Metrics, StepResult
-from course_utils.training.loop import Precision, evaluate, make_scaler, train, train_step
+from course_utils.training.loop import (
+    History,
+    Metrics,
+    Precision,
+    StepResult,
+    choose_precision,
+    evaluate,
+    make_scaler,
+    train,
+    train_step,
+)
 from course_utils.training.muon import Muon, muon_groups
 from course_utils.training.optim import (
+    RateSchedule,
     adamw,
     constant,
     parameter_groups,
@@ -19,8 +29,10 @@ __all__ = [
     "Metrics",
     "Muon",
     "Precision",
+    "RateSchedule",
     "StepResult",
     "adamw",
+    "choose_precision",
     "constant",
     "evaluate",
     "load",

@@ -12,28 +12,69 @@ memory, a ``DataLoader`` and a distributed sampler all fit::
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
-from course_utils.training.history import History, Metrics, StepResult
-from course_utils.training.rng import rng_state, set_rng_state
+from course_utils.precision import Precision
+from course_utils.training.checkpoint import rng_state, set_rng_state
 
-Precision = Literal["fp32", "bf16", "fp16"]
 Batch = tuple[Tensor, Tensor]  # x [B, ...] and labels y [B]
-LossFunction = Callable[[Tensor, Tensor], Tensor]  # logits, y -> mean over the samples
+LossFunction = Callable[[Tensor, Tensor], Tensor]  # logits, y -> mean over the targets, see `divisor`
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 MOST_SKIPPED_IN_A_ROW = 40  # halves a scale of 2^16 down to 2^-24: no scale will help
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimizer step saw: mean loss over its targets, the true gradient's norm, scale used, skipped or not."""
+
+    loss: float
+    grad_norm: float
+    scale: float
+    skipped: bool
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Means over ``samples`` targets that count: the loss, and the share of correct answers (0 to 1)."""
+
+    loss: float
+    accuracy: float
+    samples: int
+
+
+@dataclass
+class History:
+    """One entry for each optimizer step, ready to plot: ``ax.plot(history.step, history.loss)``.
+
+    ``seconds`` count from the start of ``train``, without the time spent in validation. ``validated_step``,
+    ``validation_loss`` and ``validation_accuracy`` have one entry for each validation.
+    """
+
+    step: list[int] = field(default_factory=list)
+    loss: list[float] = field(default_factory=list)
+    lr: list[float] = field(default_factory=list)
+    grad_norm: list[float] = field(default_factory=list)
+    scale: list[float] = field(default_factory=list)
+    skipped: list[bool] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    validated_step: list[int] = field(default_factory=list)
+    validation_loss: list[float] = field(default_factory=list)
+    validation_accuracy: list[float] = field(default_factory=list)
 
 
 def autocast(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
@@ -52,6 +93,46 @@ def make_scaler(precision: Precision, device: torch.device | str = "cpu", **opti
     return torch.amp.GradScaler(torch.device(device).type, enabled=precision == "fp16", **options)
 
 
+def choose_precision(
+    wanted: Precision | Literal["auto"], device: torch.device, *, convolutions: bool = False
+) -> Precision:
+    """The precision asked for; ``"auto"`` is the fastest without a loss: BF16 on a GPU that multiplies it, FP16 (with
+    loss scaling) on an older one, FP32 on a CPU, but BF16 for ``convolutions`` where it has matrix units (AMX)."""
+    if wanted != "auto":
+        return wanted
+    if device.type == "cuda":
+        # A T4 emulates BF16, slower than FP32, and says that it supports it unless it is asked so.
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # torch before 2.10 cannot tell
+    return "bf16" if convolutions and capabilities.get("amx_bf16") else "fp32"
+
+
+def counted(loss_fn: LossFunction, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Which targets the mean of ``loss_fn`` is over, and what it divides by.
+
+    ``cross_entropy`` and ``nll_loss`` of torch divide by the sum of the class weights of the targets that are not
+    ignored; without class weights, by the number of these targets. Soft targets (``[B, classes, ...]``, floats) all
+    count one. Any other function is taken to divide by the number of targets.
+
+    Returns:
+        a mask in the shape of ``y`` (of soft targets, without the classes), and the divisor, a float64 scalar.
+    """
+    kind: Any = loss_fn
+    options: dict[str, Any] = {}
+    if isinstance(loss_fn, functools.partial):
+        kind, options = loss_fn.func, loss_fn.keywords
+    elif isinstance(loss_fn, nn.CrossEntropyLoss | nn.NLLLoss):
+        kind, options = F.cross_entropy, {"weight": loss_fn.weight, "ignore_index": loss_fn.ignore_index}
+    targets = y[:, 0] if y.is_floating_point() and y.dim() > 1 else y
+    mask = torch.ones_like(targets, dtype=torch.bool)
+    if kind not in (F.cross_entropy, F.nll_loss) or y.is_floating_point():
+        return mask, mask.sum(dtype=torch.float64)
+    mask = y != options.get("ignore_index", -100)
+    if (weight := options.get("weight")) is None:
+        return mask, mask.sum(dtype=torch.float64)
+    return mask, (weight.to(y.device)[y.where(mask, 0)] * mask).sum(dtype=torch.float64)
+
+
 def train_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -61,24 +142,38 @@ def train_step(
     loss_fn: LossFunction = F.cross_entropy,
     precision: Precision = "fp32",
     clip: float | None = None,
+    processes: int = 1,
 ) -> StepResult:
     """One optimizer step over one or several micro-batches: scale, backward, unscale, clip, step, update.
 
-    The gradient is that of the mean loss over *all* samples of the step, however they are cut into micro-batches.
-    ``clip`` bounds the gradient's norm; with FP16 a gradient that holds inf or nan skips the step and halves the scale.
+    The gradient is that of the mean loss over *all* targets of the step, however they are cut into micro-batches and
+    shared out. ``clip`` bounds the gradient's norm; with FP16 a gradient that holds inf or nan skips the step and
+    halves the scale.
+
+    Args:
+        processes: how many take this step together; the model then is a ``DistributedDataParallel``, which *averages*
+            their gradients. The loss that is returned is that of all of them.
     """
     device = next(model.parameters()).device
-    samples = sum(len(y) for _, y in micro_batches)
+    divisors = torch.stack([counted(loss_fn, y)[1] for _, y in micro_batches]).to(device)
+    whole = divisors.sum()
+    if processes > 1:
+        dist.all_reduce(whole)
     optimizer.zero_grad(set_to_none=True)
     mean_loss = torch.zeros((), device=device)
-    for x, y in micro_batches:
+    for number, ((x, y), divisor) in enumerate(zip(micro_batches, divisors, strict=True), start=1):
         x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
-        with autocast(precision, device):
-            logits = model(x)
-        # The share of this micro-batch in the mean over all samples: 1/m would be wrong when the last one is smaller.
-        loss = loss_fn(logits.float(), y) * (len(y) / samples)
-        scaler.scale(loss).backward()  # 1. scale  2. backward; gradients add up in p.grad
+        with _averaged_last(model, last=number == len(micro_batches)):
+            with autocast(precision, device):
+                logits = model(x)
+            loss = loss_fn(logits.float(), y)
+            # The micro-batch's share in the mean over all targets: 1/m would be wrong when one has fewer that count.
+            # Where none counts, the mean is 0 / 0.
+            loss = torch.where(divisor > 0, loss, 0.0) * (divisor / whole).to(loss.dtype)
+            scaler.scale(loss * processes).backward()  # 1. scale  2. backward; gradients add up in p.grad
         mean_loss += loss.detach()
+    if processes > 1:
+        dist.all_reduce(mean_loss)
 
     scaler.unscale_(optimizer)  # 3. unscale: from here on p.grad is the true gradient
     parameters = [p for p in model.parameters() if p.grad is not None]
@@ -90,6 +185,13 @@ def train_step(
     scaler.update()  # 6. update: halve the scale after a skipped step, double it after many good ones
     # .item() waits for the device: once for each step, not for each micro-batch.
     return StepResult(mean_loss.item(), norm.item(), scale, skipped=scaler.get_scale() < scale)
+
+
+def _averaged_last(model: nn.Module, *, last: bool) -> contextlib.AbstractContextManager[object]:
+    """DDP averages gradients after the last micro-batch only; before, they add up on each process."""
+    if last or not isinstance(model, nn.parallel.DistributedDataParallel):
+        return contextlib.nullcontext()
+    return model.no_sync()
 
 
 def train(
@@ -152,7 +254,7 @@ def train(
                 model, optimizer, micro_batches, scaler=scaler, loss_fn=loss_fn, precision=precision, clip=clip
             )
             in_a_row = in_a_row + 1 if result.skipped else 0
-            _check_finite(result, step, in_a_row, scaler)
+            check_finite(result, step, in_a_row, scaler)
             if scheduler is not None and not result.skipped:
                 scheduler.step()
             spent += time.perf_counter() - began
@@ -177,30 +279,42 @@ def evaluate(
     *,
     loss_fn: LossFunction = F.cross_entropy,
     precision: Precision = "fp32",
+    processes: int = 1,
 ) -> Metrics:
-    """Loss and accuracy, under the precision the model is trained in; every sample counts the same.
+    """Loss and accuracy, under the precision the model is trained in; every target counts as in the loss's own mean.
 
     (The mean of the batch means is another number whenever the last batch is smaller.) The model is in ``eval`` mode
     meanwhile; each of its modules is then put back into the mode it was in.
+
+    With several ``processes`` each gives batches of its own, some one less or none, and all get the same answer.
+    *Sums* meet, once, at the end, and right answers are counted in integers. So the accuracy is the same for any number
+    of processes, as long as each batch is whole on one of them. Give the bare module, not its DDP wrapper: a wrapper's
+    forward may want the other processes at its side.
 
     Raises:
         ValueError: no samples.
     """
     device = next(model.parameters()).device
-    loss, correct, samples = 0.0, 0, 0  # Python's floats are float64: a long sum does not stall
+    right_and_seen = torch.zeros(2, dtype=torch.int64, device=device)
+    loss_and_divisor = torch.zeros(2, dtype=torch.float64, device=device)  # a long sum in float32 would stall
     with _eval_mode(model):
         for x, y in batches:
+            mask, divisor = (part.to(device, non_blocking=True) for part in counted(loss_fn, y))
             x, y = x.to(device, non_blocking=True), y.to(device, non_blocking=True)
             with autocast(precision, device):
-                logits = model(x)  # [B, classes]
-            loss += loss_fn(logits.float(), y).item() * len(y)  # the sum over the batch, not its mean
-            correct += int((logits.argmax(-1) == y).sum())
-            samples += len(y)
-    if samples == 0:
+                logits = model(x)  # [B, classes, ...]
+            loss = torch.where(divisor > 0, loss_fn(logits.float(), y).double(), 0.0)
+            loss_and_divisor += torch.stack([loss * divisor, divisor])
+            right_and_seen += torch.stack([((logits.argmax(1) == y) & mask).sum(), mask.sum()])
+    if processes > 1:
+        dist.all_reduce(right_and_seen)
+        dist.all_reduce(loss_and_divisor)
+    (right, seen), (total, whole) = right_and_seen.tolist(), loss_and_divisor.tolist()
+    if seen == 0:
         raise ValueError(
             "nothing to evaluate: the batches hold no sample (a generator can be used only once: make it anew)"
         )
-    return Metrics(loss / samples, correct / samples, samples)
+    return Metrics(total / whole, right / seen, seen)
 
 
 @contextlib.contextmanager
@@ -251,7 +365,8 @@ def _check_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module) -> None
         )
 
 
-def _check_finite(result: StepResult, step: int, in_a_row: int, scaler: torch.amp.GradScaler) -> None:
+def check_finite(result: StepResult, step: int, in_a_row: int, scaler: torch.amp.GradScaler) -> None:
+    """Raise ``FloatingPointError`` for a loss of inf or nan; with FP16, for too many skipped steps in a row."""
     if in_a_row > MOST_SKIPPED_IN_A_ROW:
         raise FloatingPointError(
             f"step {step}: {in_a_row} steps in a row were skipped and the loss scale fell to {scaler.get_scale():.3g}; "

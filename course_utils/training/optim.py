@@ -10,11 +10,11 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-Schedule = Callable[[int], float]  # step -> learning rate
+RateSchedule = Callable[[int], float]  # step -> what each group's own learning rate is multiplied by, 0 to 1
 
 # Weight decay pulls a weight towards zero. For the matrices that is the prior we want; for a position or class token,
 # which is looked up and not multiplied by an input, it is not. (Biases and the gains of norms are found by being 1-D.)
-NO_DECAY_NAMES = ("pos_embed", "position_embedding", "cls_token", "class_token", "mask_token", "register")
+NO_DECAY_NAMES = ("pos_embed", "position", "cls_token", "class_token", "mask_token", "register")
 
 
 def parameter_groups(
@@ -58,66 +58,61 @@ def adamw(
 
     Source: Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, 2019, arXiv:1711.05101.
     """
+    if lr <= 0:
+        raise ValueError(f"lr is {lr}, expected a positive number (1e-3 is a usual start for a small transformer)")
     return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr, betas=betas, eps=eps)
 
 
-def constant(lr: float, *, warmup: int = 0) -> Schedule:
-    """``lr`` at every step, after a linear warm-up over ``warmup`` steps."""
-    _check(lr, 0.0, warmup, None)
-    return lambda step: lr * step / warmup if step < warmup else lr
+def constant(*, warmup: int = 0) -> RateSchedule:
+    """1 at every step, after a linear warm-up over ``warmup`` steps."""
+    _check(0.0, warmup, None)
+    return lambda step: step / warmup if step < warmup else 1.0
 
 
-def warmup_cosine(lr: float, *, steps: int, warmup: int = 0, lr_min: float = 0.0) -> Schedule:
-    """Linear from 0 to ``lr`` over ``warmup`` steps, then half a cosine down to ``lr_min`` at ``steps``; flat after it.
+def warmup_cosine(*, steps: int, warmup: int = 0, floor: float = 0.0) -> RateSchedule:
+    """Linear from 0 to 1 over ``warmup`` steps, then half a cosine down to ``floor`` at ``steps``; flat after it.
 
     With w = ``warmup``, T = ``steps``::
 
-        lr(t) = lr * t / w                                                    for t < w
-        lr(t) = lr_min + (lr - lr_min) / 2 * (1 + cos(pi * (t - w) / (T - w)))  for w <= t <= T
+        f(t) = t / w                                                        for t < w
+        f(t) = floor + (1 - floor) / 2 * (1 + cos(pi * (t - w) / (T - w)))  for w <= t <= T
 
     so the very first step (t = 0) of a run with warm-up moves nothing but the optimizer's averages.
 
     Source: Loshchilov and Hutter, *SGDR*, 2017, arXiv:1608.03983; the warm-up: Goyal et al., 2017, arXiv:1706.02677.
     """
-    _check(lr, lr_min, warmup, steps)
+    _check(floor, warmup, steps)
 
     def schedule(step: int) -> float:
         if step < warmup:
-            return lr * step / warmup
+            return step / warmup
         done = min(1.0, (step - warmup) / (steps - warmup))  # 0 -> 1 after the warm-up
-        return lr_min + 0.5 * (lr - lr_min) * (1 + math.cos(math.pi * done))
+        return floor + 0.5 * (1 - floor) * (1 + math.cos(math.pi * done))
 
     return schedule
 
 
-def warmup_linear(lr: float, *, steps: int, warmup: int = 0, lr_min: float = 0.0) -> Schedule:
-    """Linear from 0 to ``lr`` over ``warmup`` steps, then linear down to ``lr_min`` at ``steps``; flat after it."""
-    _check(lr, lr_min, warmup, steps)
+def warmup_linear(*, steps: int, warmup: int = 0, floor: float = 0.0) -> RateSchedule:
+    """Linear from 0 to 1 over ``warmup`` steps, then linear down to ``floor`` at ``steps``; flat after it."""
+    _check(floor, warmup, steps)
 
     def schedule(step: int) -> float:
         if step < warmup:
-            return lr * step / warmup
+            return step / warmup
         done = min(1.0, (step - warmup) / (steps - warmup))
-        return lr + (lr_min - lr) * done
+        return 1 + (floor - 1) * done
 
     return schedule
 
 
-def schedule_lr(optimizer: torch.optim.Optimizer, schedule: Schedule) -> LambdaLR:
-    """Let ``schedule`` set the learning rate of every group; call ``.step()`` after each optimizer step.
-
-    LambdaLR multiplies a base rate; here the base rate is set to 1, so that the schedule *is* the learning rate.
-    """
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] = 1.0
+def schedule_lr(optimizer: torch.optim.Optimizer, schedule: RateSchedule) -> LambdaLR:
+    """Let ``schedule`` multiply the learning rate of each group; call ``.step()`` after each optimizer step."""
     return LambdaLR(optimizer, schedule)
 
 
-def _check(lr: float, lr_min: float, warmup: int, steps: int | None) -> None:
-    if lr <= 0:
-        raise ValueError(f"lr is {lr}, expected a positive number (1e-3 is a usual start for a small transformer)")
-    if not 0 <= lr_min <= lr:
-        raise ValueError(f"lr_min is {lr_min}, expected between 0 and lr = {lr}")
+def _check(floor: float, warmup: int, steps: int | None) -> None:
+    if not 0 <= floor <= 1:
+        raise ValueError(f"floor is {floor}, expected a share of the largest rate between 0 and 1")
     if warmup < 0:
         raise ValueError(f"warmup is {warmup} steps, expected 0 or more")
     if steps is not None and warmup >= steps:

@@ -14,20 +14,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from course_utils.sealed import Seal
+from course_utils import sealed
 from course_utils.tuning.inject import attach, build, check_name, is_merged
 from course_utils.tuning.layer import Injection, Method
 from course_utils.tuning.names import different, fingerprint, tuned_layers, walk
 
-SEAL = Seal(
-    format="course_utils adapter",
-    version="1",
-    noun="adapter",
-    again="save or copy it again",
-    instead_of_pickle="which says nothing of rank, layers or base: put the adapter in with inject(), load the tensors, "
-    "and save it with tuning.save",
-    instead_of_weights="plain weights say nothing of rank, layers or base",
-)
+KIND = "adapter"
 
 
 class Loaded(NamedTuple):
@@ -73,7 +65,7 @@ def save(model: nn.Module, path: str | Path, name: str = "default", *, extra: An
     method = injection.method
     fields = None if method is None else {"class": type(method).__name__, "fields": vars(method)}
     tree = {**vars(injection), "name": name, "method": fields, "extra": extra}
-    SEAL.write(path, tree, tensors)
+    sealed.write(path, KIND, tree, tensors)
 
 
 def load(model: nn.Module, path: str | Path, *, name: str | None = None) -> Loaded:
@@ -89,7 +81,7 @@ def load(model: nn.Module, path: str | Path, *, name: str | None = None) -> Load
         ValueError: the file is empty, truncated, damaged or of another kind; the base differs; tensors are missing,
             left over or of another shape.
     """
-    tree, tensors = SEAL.read(Path(path))
+    tree, tensors = sealed.read(path, KIND)
     name = tree["name"] if name is None else name
     check_name(model, name)
     injection = Injection(_method(tree["method"], path), tuple(tree["targets"]), tuple(tree["train"]), tree["base"])

@@ -15,20 +15,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from course_utils import sealed
 from course_utils.launch import agree
-from course_utils.sealed import Seal
 from course_utils.zero.stages import Zero
 from course_utils.zero.units import Unit
 
 Tensors = dict[str, Tensor]
-SEAL = Seal(
-    format="course_utils shards",
-    version="1",
-    noun="shard",
-    again="the checkpoint is incomplete without it; take an earlier one",
-    instead_of_pickle="which is not read here because a pickle can run code: write shards with save_shards",
-    instead_of_weights="load_shards reads the folders that save_shards writes",
-)
+KIND = "shards"  # of a sealed file
 
 
 def save_shards(folder: str | Path, model: Zero, step: int = 0) -> None:
@@ -58,7 +51,7 @@ def save_shards(folder: str | Path, model: Zero, step: int = 0) -> None:
     groups = [{k: v for k, v in g.items() if k != "params"} for g in model.optimizer.param_groups]
     tree = {"run": run[0], "step": step, "layout": _layout(model), "groups": groups}
     tensors = {name: t.detach().to("cpu", copy=True).contiguous() for name, t in _parts(model).items()}
-    agree(lambda: SEAL.write(partial / _name(rank, model.ranks), tree, tensors), model.group)
+    agree(lambda: sealed.write(partial / _name(rank, model.ranks), KIND, tree, tensors), model.group)
     agree(lambda: partial.rename(folder) if rank == 0 else None, model.group)
 
 
@@ -124,7 +117,7 @@ def _read(folder: Path, model: Zero) -> tuple[Any, Tensors]:
     loaded: Tensors = {}
     trees: list[Any] = []
     for rank in range(ranks):
-        tree, tensors = SEAL.read(folder / _name(rank, ranks))
+        tree, tensors = sealed.read(folder / _name(rank, ranks), KIND)
         trees.append(tree)
         if tree["run"] != trees[0]["run"]:
             raise ValueError(f"{folder / _name(rank, ranks)} is from another run than the first file: take it away")

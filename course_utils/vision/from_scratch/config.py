@@ -8,13 +8,11 @@ Goyal et al. 2017, arXiv:1706.02677 (a learning rate belongs to a batch size).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from course_utils.data import NAMES, image_set
-from course_utils.training.settings import Settings
+from course_utils.vision.images import ImageSettings
 
 Preset = Literal["compact", "compact_long", "deit", "tutorial"]
 Augmentation = Literal["none", "crop", "strong", "tutorial"]
@@ -45,14 +43,11 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-class FromScratch(Settings):
+class FromScratch(ImageSettings):
     """One run from scratch. Keys not given are the preset's."""
 
     preset: Preset = Field("compact", description="the recipe that the other keys change")
-    data: str = Field("fashion", description=f"{', '.join(NAMES)}: the images")
-    data_dir: str | None = Field(None, description="where the images lie, if they are no part of the package")
-    download: bool = Field(False, description="let torchvision fetch CIFAR-10 into data_dir")
-    validation: float = Field(0.0, ge=0, lt=1, description="share held out and looked at after each epoch")
+    validation: float = Field(0.0, ge=0, lt=1, description="share held out, which chooses the epoch; 0: the last")
     limit: int | None = Field(None, ge=1, description="train on so many images only; none: on all")
 
     image_size: int | None = Field(
@@ -69,7 +64,6 @@ class FromScratch(Settings):
     pool: Literal["cls", "mean"] = Field("mean", description="what the head reads: a class token, or the mean")
     drop_path: float = Field(0.0, ge=0, lt=1, description="share of images that skip the last layer's branches")
 
-    epochs: int = Field(5, ge=1, description="passes over the training images")
     batch_size: int = Field(256, ge=1, description="images of one step, of all processes together")
     optimizer: Literal["muon", "adamw", "adam"] = Field(
         "adamw", description="adamw decays beside the gradient, adam through it; muon turns whole matrices"
@@ -81,33 +75,17 @@ class FromScratch(Settings):
     schedule: Literal["cosine", "constant"] = Field("cosine", description="of the rate, after warm-up")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps in which the rate rises from zero")
     weight_decay: float = Field(0.05, ge=0, description="for matrices; with adam for everything")
-    clip: float | None = Field(1.0, gt=0, description="largest norm of a gradient")
 
     augment: Augmentation = Field("crop", description="shift and mirror; strong: RandAugment and erasing too")
     smoothing: float = Field(0.1, ge=0, lt=1, description="share of each label spread over all classes")
     mixup: float = Field(0.0, ge=0, description="alpha of mixup; 0: off")
     cutmix: float = Field(0.0, ge=0, description="alpha of CutMix; 0: off")
-    ema: float = Field(
-        0.0, ge=0, lt=1, description="share of the run's steps that averaged weights look back over; 0: none are kept"
-    )
     mirror: bool = Field(False, description="evaluate each image together with its mirror image")
 
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of matrix products; auto: bf16 where the processor multiplies it faster"
-    )
-    seed: int = Field(0, ge=0, description="of everything that is drawn")
     output: str | None = Field(
         "output/from_scratch", description="folder of the run's files, the same for all machines; none"
     )
-    save_every: int = Field(200, ge=1, description="steps between two checkpoints; one follows each epoch too")
-    resume: bool = Field(False, description="go on where last.safetensors stands")
-    overwrite: bool = Field(False, description="replace a run that is there")
     processes: int = Field(0, ge=0, le=64, description="on this machine; 0: one for each GPU, or for each of two cores")
-
-    @property
-    def folder(self) -> Path | None:
-        """Where the run's files are."""
-        return None if self.output is None else Path(self.output)
 
     @property
     def rate(self) -> float:
@@ -123,17 +101,6 @@ class FromScratch(Settings):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if (needs := image_set(self.data).needs) and self.data_dir is None:
-            raise ValueError(f"data {self.data} needs data_dir: {needs}")
-        if self.resume and self.overwrite:
-            raise ValueError("resume goes on with the run that overwrite would remove: choose one of them")
-        if self.resume and self.output is None:
-            raise ValueError("resume needs the folder of the run: give output")
         if self.lr_min > self.rate:
             raise ValueError(f"lr_min {self.lr_min} is above the largest rate {self.rate:g}: choose it smaller")
-        if self.batch_size % max(1, self.processes):
-            raise ValueError(
-                f"batch_size {self.batch_size} cannot be split over {self.processes} processes: choose a multiple, "
-                f"such as {(self.batch_size // self.processes + 1) * self.processes}"
-            )
         return self

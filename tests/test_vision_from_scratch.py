@@ -21,23 +21,22 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from course_utils.data import Images, load_images
-from course_utils.launch import RankFailed, distributed_from_environment, launch
+from course_utils.launch import Process, RankFailed, distributed_from_environment, launch
+from course_utils.launch.agree import agree
 from course_utils.launch.launch import _context
 from course_utils.models import ViT, ViTConfig
 from course_utils.models.stems import ConvStem, stem_macs
-from course_utils.training import Muon
-from course_utils.vision import train_ddp
-from course_utils.vision.assembly import (
-    build_model,
-    choose_precision,
-    load_data,
-    make_optimizer,
-    training_batches,
-)
-from course_utils.vision.recipes import FromScratch
-from course_utils.vision.runs import LAST, averaging, open_run
-from course_utils.vision.together import agree, evaluate
-from course_utils.vision.train_ddp import Result, train
+from course_utils.training import Metrics, Muon, choose_precision
+from course_utils.training import evaluate as evaluate_batches
+from course_utils.training import run as running
+from course_utils.training.run import LAST, RunResult, averaging
+from course_utils.vision.from_scratch.config import FromScratch
+from course_utils.vision.from_scratch.data import load_data, training_batches
+from course_utils.vision.from_scratch.model import Mirrored, build_model
+from course_utils.vision.from_scratch.optimizer import make_optimizer
+from course_utils.vision.from_scratch.predict import open_run
+from course_utils.vision.from_scratch.train import main, train
+from course_utils.vision.images import whole_batches
 
 Changes = dict[str, Any]
 TINY: Changes = {
@@ -59,6 +58,11 @@ def _one_thread() -> Any:
     torch.set_num_threads(before)
 
 
+def evaluate(model: Any, images: Images, process: Process, batch_size: int = 250) -> Metrics:
+    """All images, shared out over the processes."""
+    return evaluate_batches(model, whole_batches(images, process, batch_size), processes=process.world_size)
+
+
 def what_a_rank_sees(world_size: int) -> dict[str, Any]:
     """A run, exact counts, and the errors that one process would have alone."""
     config = tiny(augment="strong", ema=0.9)
@@ -76,7 +80,7 @@ def what_a_rank_sees(world_size: int) -> dict[str, Any]:
                 raise FileNotFoundError("no such disk here")
 
         errors = []
-        for call in (partial(agree, read, process), partial(train, tiny(batch_size=max(1, world_size - 1)))):
+        for call in (partial(agree, read), partial(train, tiny(batch_size=max(1, world_size - 1)))):
             try:
                 call()
                 errors.append("")
@@ -98,10 +102,10 @@ def alone() -> dict[str, Any]:
 @pytest.mark.parametrize("world_size", [2, 4])
 def test_any_number_of_processes_is_the_same_run(alone: dict[str, Any], world_size: int) -> None:
     everybody = seen_by_all(world_size)
-    reference: Result = alone["run"]
+    reference: RunResult = alone["run"]
     assert len(reference.losses) == 10
     for mine in everybody:
-        run: Result = mine["run"]
+        run: RunResult = mine["run"]
         torch.testing.assert_close(torch.tensor(run.losses), torch.tensor(reference.losses), atol=2e-5, rtol=0)
         assert run.losses == everybody[0]["run"].losses, "every process reports the mean over all"
         assert mine["counts"] == everybody[0]["counts"]
@@ -110,7 +114,7 @@ def test_any_number_of_processes_is_the_same_run(alone: dict[str, Any], world_si
         ):
             assert (right, seen) == (right_alone, seen_alone)
             assert loss == pytest.approx(loss_alone, abs=1e-9)
-    assert [mine["errors"][0] for mine in everybody] == [f"process {world_size - 1}: no such disk here"] * world_size
+    assert [mine["errors"][0] for mine in everybody] == [f"rank {world_size - 1}: no such disk here"] * world_size
     assert all("cannot be split over" in mine["errors"][1] for mine in everybody)
 
 
@@ -133,17 +137,21 @@ def test_mirror_images_are_judged_together(tmp_path: Path) -> None:
     mirrored = replace(images, x=images.x.flip(-1))
     model = build_model(tiny(), (1, 8, 8), 10)
     with distributed_from_environment() as process:
-        one, other = (evaluate(model, seen, process, mirror=False) for seen in (images, mirrored))
-        both, same = (evaluate(model, seen, process, mirror=True) for seen in (images, mirrored))
+        one, other = (evaluate(model, seen, process) for seen in (images, mirrored))
+        both, same = (evaluate(Mirrored(model), seen, process) for seen in (images, mirrored))
     assert one.loss != pytest.approx(other.loss, abs=1e-4), "the model tells an image from its mirror image"
     assert both.loss == pytest.approx(same.loss, abs=1e-6)
     assert both.loss < (one.loss + other.loss) / 2, "the loss of a mean is below the mean of losses"
     assert both.samples == 97
-    run = train(tiny(mirror=True, output=str(tmp_path)))
-    config, model = open_run(tmp_path)
-    with distributed_from_environment() as process:
-        images = replace(load_images("digits", split="test"), statistics=load_data(config).train.statistics)
-        assert run.test == evaluate(model, images, process, mirror=True)
+    train_images, _, test = load_data(tiny())
+    for may_be_mirrored in (True, False):  # digits may not: a mirrored 2 is none
+        folder = tmp_path / str(may_be_mirrored)
+        images = replace(train_images, may_be_mirrored=may_be_mirrored)
+        run = train(tiny(mirror=True, output=str(folder)), images, test)
+        _, model = open_run(folder)
+        with distributed_from_environment() as process:
+            seen = replace(test, statistics=images.mean_and_std)
+            assert run.test == evaluate(Mirrored(model) if may_be_mirrored else model, seen, process)
 
 
 # Killed and resumed
@@ -163,7 +171,7 @@ def dying(after: int, config: FromScratch) -> None:
 
         return called
 
-    train_ddp.train_step = fatal(train_ddp.train_step)  # type: ignore[assignment]
+    running.train_step = fatal(running.train_step)  # type: ignore[assignment]
     os.fsync = fatal(os.fsync)  # called when the new checkpoint is written, and again when it is in its place
     train(config)
 
@@ -213,7 +221,7 @@ def test_ten_kills_leave_no_trace(tmp_path: Path) -> None:
 
 def stopped_and_resumed(folder: str) -> tuple[bool, int, bool]:
     """Rank 1 alone is told to end; both do, at the same step; then the run goes on."""
-    step = train_ddp.train_step
+    step = running.train_step
 
     def told(*arguments: Any, **named: Any) -> Any:
         if dist.get_rank() == 1 and len(calls) == 3:
@@ -222,9 +230,9 @@ def stopped_and_resumed(folder: str) -> tuple[bool, int, bool]:
         return step(*arguments, **named)
 
     calls: list[int] = []
-    train_ddp.train_step = told
+    running.train_step = told
     first = train(tiny(**TWO, output=folder))
-    train_ddp.train_step = step
+    running.train_step = step
     second = train(tiny(**TWO, output=folder, resume=True))
     return first.stopped, first.steps, second.stopped
 
@@ -249,7 +257,7 @@ def test_stop_kill_and_another_number_of_processes(tmp_path: Path) -> None:
 
 def test_begun_alone_finished_by_two(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     reference = train(tiny())
-    step, calls = train_ddp.train_step, []
+    step, calls = running.train_step, []
 
     def told(*arguments: Any, **named: Any) -> Any:
         calls.append(1)
@@ -257,7 +265,7 @@ def test_begun_alone_finished_by_two(tmp_path: Path, monkeypatch: pytest.MonkeyP
             os.kill(os.getpid(), signal.SIGTERM)
         return step(*arguments, **named)
 
-    monkeypatch.setattr(train_ddp, "train_step", told)
+    monkeypatch.setattr(running, "train_step", told)
     first = train(tiny(output=str(tmp_path)))
     assert (first.stopped, first.steps, first.test) == (True, 7, None)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, "outside, the signal ends a program as ever"
@@ -320,9 +328,8 @@ def test_refused_in_a_sentence(case: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(("data", "patch", "side", "border"), [("fashion", 8, 32, 2), ("fashion", 4, 28, 0)])
 def test_a_border_makes_up_the_patches_of_embedded_images(data: str, patch: int, side: int, border: int) -> None:
     config = FromScratch(data=data, patch_size=patch)
-    for split, images in zip(("train", "validation", "test"), load_data(config), strict=True):
-        if images is None:
-            continue
+    splits = load_data(config)
+    for split, images in (("train", splits.train), ("test", splits.test)):
         x, plain = images.x, load_images(config.data, split=split).x
         inside = slice(border, side - border)
         assert x.shape[2:] == (side, side)
@@ -355,16 +362,16 @@ def test_a_run_is_neither_lost_nor_mixed_up(finished: Path) -> None:
     refusals: dict[str, tuple[Changes, Images | None]] = {
         "holds a run already": ({}, None),
         "lr was 0.002 and is 0.1": ({"resume": True, "lr": 0.1}, None),
-        "was trained for 10 classes, these images have 12": (
+        "classes was 10 and is 12": (
             {"resume": True},
             other(digits, classes=(*digits.classes, "a", "b")),
         ),
-        "was trained on images of 8 x 8 pixels": (
+        r"shape was \[1, 8, 8\] and is \[1, 16, 16\]": (
             {"resume": True, "limit": None},
             other(digits, x=digits.x.repeat_interleave(2, 2).repeat_interleave(2, 3)),
         ),
-        "was trained on 320 images, here are 64": ({"resume": True}, digits.take(slice(64))),
-        "was trained in fp32": ({"resume": True, "precision": "bf16"}, None),
+        "images was 320 and is 64": ({"resume": True}, digits.take(slice(64))),
+        "precision was 'fp32' and is 'bf16'": ({"resume": True, "precision": "bf16"}, None),
     }
     for said, (changes, images) in refusals.items():
         with pytest.raises(ValueError, match=said):
@@ -462,7 +469,7 @@ def test_bfloat16_avoids_the_slow_kernel() -> None:
     config = tiny(precision="bf16")
     assert build_model(config, (1, 8, 8), 10, "bf16").config.attention == "written_out"
     assert build_model(config, (1, 8, 8), 10, "fp32").config.attention == "sdpa"
-    assert choose_precision(tiny(precision="auto", stem=()), torch.device("cpu")) == "fp32"
+    assert choose_precision("auto", torch.device("cpu")) == "fp32"
     run = train(config)
     assert run.losses == pytest.approx(train(tiny()).losses, abs=0.05)
 
@@ -513,21 +520,21 @@ def test_stem_tokens_keep_their_place() -> None:
 
 def test_processes_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert train_ddp.count_processes(tiny(batch_size=64)) == 4
-    assert train_ddp.count_processes(tiny(batch_size=6)) == 3, "a batch of 6 cannot be split over four"
-    assert train_ddp.count_processes(tiny(processes=2)) == 2
+    assert running.count_processes(tiny(batch_size=64)) == 4
+    assert running.count_processes(tiny(batch_size=6)) == 3, "a batch of 6 cannot be split over four"
+    assert running.count_processes(tiny(processes=2)) == 2
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert train_ddp.count_processes(tiny(processes=2)) == 1, "torchrun has started them"
+    assert running.count_processes(tiny(processes=2)) == 1, "torchrun has started them"
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--data", "digits", "--stem", "16", "16", "16", "--patch-size", "4", "--width", "16", "--depth", "1"]
     options += ["--heads", "2", "--epochs", "1", "--limit", "320", "--processes", "1", "--output", str(tmp_path / "r")]
-    train_ddp.main([*options, "--validation", "0.2"])
+    main([*options, "--validation", "0.2"])
     history = json.loads((tmp_path / "r" / "history.json").read_text())
     assert history["test"]["samples"] == 360
     assert set(history["epochs"][0]) >= {"loss", "lr", "images_per_second", "validation_accuracy"}
     with pytest.raises(SystemExit, match=r"error: .* holds a run already"):
-        train_ddp.main(options)
+        main(options)
     with pytest.raises(SystemExit, match=r"error: the options: data cifar10 needs"):
-        train_ddp.main(["--data", "cifar10"])
+        main(["--data", "cifar10"])

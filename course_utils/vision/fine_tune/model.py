@@ -20,6 +20,8 @@ from torch import Tensor, nn
 from course_utils.models import ViT, load_vit
 from course_utils.models.embedded_vit import STATISTICS, load_embedded_vit
 from course_utils.models.vit_config import pair
+from course_utils.tuning import LoRA, inject
+from course_utils.vision.fine_tune.config import FineTune
 
 Library = Literal["ours", "transformers", "timm"]
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of each channel, pixels from 0 to 1
@@ -96,6 +98,19 @@ class Classifier(nn.Module):
             numbers = (re.match(LAYERS[self.library], n) for n, _ in self.model.named_parameters())
             return max(int(found[1]) for found in numbers if found) + 2
         return 0
+
+
+def prepare(model: Classifier, config: FineTune) -> None:
+    """Choose what trains: everything, the head, or LoRA and the head."""
+    if config.tactic != "full":
+        method = LoRA(rank=config.rank, alpha=config.alpha) if config.tactic == "lora" else None
+        inject(model, method, config.targets if method else (), train=[model.head_name])
+
+
+def build(config: FineTune, classes: int, *, pretrained: bool = True) -> Classifier:
+    """The base of a configuration with a fresh head. Raises as :func:`load_classifier`."""
+    size = config.image_size
+    return load_classifier(config.base, classes, library=config.library, image_size=size, pretrained=pretrained)
 
 
 def load_classifier(

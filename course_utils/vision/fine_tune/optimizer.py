@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LambdaLR
 
-from course_utils.training import parameter_groups, warmup_cosine
-from course_utils.vision.classifier import Classifier
+from course_utils.training import parameter_groups, schedule_lr, warmup_cosine
+from course_utils.vision.fine_tune.config import FineTune
+from course_utils.vision.fine_tune.model import Classifier
 
 
 def layer_groups(
@@ -28,12 +29,11 @@ def layer_groups(
             distance = model.depth + 1 - model.place(name)
             own = head_lr if name.startswith(model.head_name + ".") else lr * layer_decay**distance
             groups.setdefault((own, group["weight_decay"]), []).append((name, parameter))
-    return [
-        {"params": params, "lr": own, "initial_lr": own, "weight_decay": decay}
-        for (own, decay), params in groups.items()
-    ]
+    return [{"params": params, "lr": own, "weight_decay": decay} for (own, decay), params in groups.items()]
 
 
-def cosine_of_each(optimizer: torch.optim.Optimizer, *, steps: int, warmup: int) -> LambdaLR:
-    """Every group's own rate, warmed up and brought down by the same cosine."""
-    return LambdaLR(optimizer, warmup_cosine(1.0, steps=steps, warmup=warmup))
+def make_optimizer(model: Classifier, config: FineTune, steps: int) -> tuple[torch.optim.AdamW, LambdaLR]:
+    """AdamW over :func:`layer_groups`, each group's rate warmed up and brought down by the same cosine."""
+    rates = {"head_lr": config.head_lr, "layer_decay": config.layer_decay}
+    optimizer = torch.optim.AdamW(layer_groups(model, config.rate, weight_decay=config.weight_decay, **rates))
+    return optimizer, schedule_lr(optimizer, warmup_cosine(steps=steps, warmup=int(config.warmup * steps)))

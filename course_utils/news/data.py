@@ -13,7 +13,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from course_utils.data.news import Title
+from course_utils.data.news import Title, load_titles
+from course_utils.news.config import Config
 
 TOGETHER = 8  # batches whose titles are sorted by length, so that each holds titles of much the same length
 
@@ -59,9 +60,19 @@ def encode(titles: Sequence[Title], tokenizer: Tokenizer, pad: int) -> Encoded:
     )
 
 
-def in_order(data: Encoded, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """All titles once, as they come: for evaluation."""
-    for start in range(0, len(data), size):
+def titles_to_train_on(config: Config) -> list[Title]:
+    """All titles of ``config.train``, or the first ``config.titles`` of them. Raises ``ValueError`` for too few."""
+    found = load_titles(config.train)
+    if config.titles is not None and config.titles > len(found):
+        raise ValueError(
+            f"titles is {config.titles:,}, but {config.train} holds {len(found):,}: choose fewer, or leave the key out"
+        )
+    return found[: config.titles]
+
+
+def in_order(data: Encoded, size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+    """All titles once, as they come, for evaluation; of several processes each gets every N-th batch, whole."""
+    for start in range(rank * size, len(data), world_size * size):
         yield data.batch(range(start, min(start + size, len(data))))
 
 

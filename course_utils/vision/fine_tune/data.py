@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from course_utils.data import Images, batches, chain, erase, hold_out, load_splits, rand_augment
+from course_utils.data import Images, batches, hold_out, load_splits
 from course_utils.data.loading import prefetched
-from course_utils.data.transforms import Augment
-from course_utils.vision.classifier import Classifier
-from course_utils.vision.config import FineTune
-
-Batch = tuple[Tensor, Tensor]
+from course_utils.launch import Process
+from course_utils.vision.fine_tune.config import FineTune
+from course_utils.vision.fine_tune.model import Classifier
+from course_utils.vision.images import augmentation
 
 
 @dataclass(frozen=True)
@@ -54,25 +52,34 @@ def few_labels(images: Images, per_class: int) -> Images:
     return images.take(torch.cat(members).sort().values)
 
 
-def augmentation(config: FineTune, images: Images) -> Augment | None:
-    """What is done to these training images, at their own size."""
-    if config.augment == "none":
-        return None
-    moved = images.shift_and_mirror
-    return moved if config.augment == "crop" else chain(rand_augment(), moved, erase)
-
-
-def view(images: Images, batch_size: int, model: Classifier, **options: Any) -> Iterator[Batch]:
-    """Batches as this model wants them: its size, and the pixel statistics it was trained with. ``options`` as for
-    :func:`course_utils.data.batches`."""
+def seen_by(model: Classifier, images: Images) -> tuple[Images, tuple[int, int] | None]:
+    """The images with the pixel statistics that this model was trained with, and its size, if it is another."""
     channels = images.x.shape[1]
     if channels not in (1, model.channels):
         raise ValueError(
             f"{images.name} has {channels} channels and the model was trained on {model.channels}: choose a base for "
             "colour images, such as google/vit-base-patch16-224"
         )
-    device = next(model.parameters()).device
     mean, std = (torch.tensor(values)[:channels] for values in model.statistics)
     size = None if tuple(images.x.shape[2:]) == model.image_size else model.image_size
-    made = batches(replace(images, statistics=(mean, std)), batch_size, size=size, device=device, **options)
-    return prefetched(made, device)
+    return replace(images, statistics=(mean, std)), size
+
+
+def training_batches(
+    config: FineTune, model: Classifier, images: Images, epoch: int, process: Process
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """This process's share of every batch of an epoch; the last batch may be smaller."""
+    seen, size = seen_by(model, images)
+    own = batches(
+        seen,
+        config.batch_size,
+        shuffle=True,
+        seed=config.seed,
+        epoch=epoch,
+        device=process.device,
+        augment=augmentation(config.augment, images),
+        size=size,
+        rank=process.rank,
+        world_size=process.world_size,
+    )
+    return prefetched(own, process.device)

@@ -10,7 +10,7 @@ from news_base import PLACES, make_base, one_thread, small  # noqa: F401
 from torch import Tensor
 
 from course_utils.data.news import LABELS, Title, index_to_label, load_titles
-from course_utils.news.loader import Encoded, batches, encode, in_order
+from course_utils.news.data import Encoded, batches, encode, in_order
 from course_utils.news.model import build
 
 

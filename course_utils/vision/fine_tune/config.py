@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from course_utils.data import NAMES, image_set
-from course_utils.training.settings import Settings
+from course_utils.vision.images import ImageSettings
 
 Tactic = Literal["full", "head", "lora"]
 RATES: dict[str, float] = {"full": 5e-4, "head": 1e-2, "lora": 3e-3}
@@ -24,12 +22,9 @@ READ_BY = {  # keys that only some tactics read
 }
 
 
-class FineTune(Settings):
+class FineTune(ImageSettings):
     """One run: ``FineTune(tactic="lora", per_class=50)``."""
 
-    data: str = Field("fashion", description=f"{', '.join(NAMES)}: the new images")
-    data_dir: str | None = Field(None, description="where the images lie, if they are no part of the package")
-    download: bool = Field(False, description="let torchvision fetch CIFAR-10 into data_dir")
     per_class: int | None = Field(None, ge=2, description="labelled images of each class to use; none: all there are")
     validation: float = Field(0.1, gt=0, lt=1, description="share of the training images that chooses the epoch")
 
@@ -43,36 +38,22 @@ class FineTune(Settings):
     alpha: float = Field(16.0, gt=0, description="LoRA's update is scaled by alpha / rank")
     targets: tuple[str, ...] = Field(("q_proj", "v_proj"), min_length=1, description="layers LoRA goes round")
 
-    epochs: int = Field(5, ge=1, description="passes over the training images")
     head_epochs: int = Field(0, ge=0, description="so many of them train the new head alone, first")
-    batch_size: int = Field(32, ge=1, description="images of one step")
     lr: float | None = Field(None, gt=0, description="largest learning rate of the pretrained part; none: by tactic")
     head_lr: float = Field(1e-2, gt=0, description="largest learning rate of the head, which starts from nothing")
     layer_decay: float = Field(1.0, gt=0, le=1, description="each layer nearer the image learns slower by this factor")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the rates rise from zero")
     weight_decay: float = Field(0.05, ge=0, description="of AdamW, for matrices")
     smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label spread over all classes")
-    clip: float | None = Field(1.0, gt=0, description="largest norm of a gradient")
     augment: Literal["none", "crop", "strong"] = Field(
         "crop", description="none; shift and mirror; or RandAugment and erasing too"
     )
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        "auto", description="of matrix products; auto: bf16 on a GPU that has it, fp16 on another, fp32 on a CPU"
-    )
-    seed: int = Field(0, ge=0, description="of everything that is drawn")
-
-    output: str = Field("output/vision", description="folder for best.safetensors and history.json")
-    overwrite: bool = Field(False, description="replace a run that is there")
+    output: str | None = Field("output/vision", description="folder of the run's files; none")
 
     @property
     def rate(self) -> float:
         """The largest learning rate of what was pretrained."""
         return self.lr or RATES[self.tactic]
-
-    @property
-    def folder(self) -> Path:
-        """Where the run's files are."""
-        return Path(self.output)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
@@ -86,8 +67,6 @@ class FineTune(Settings):
                 f"head_epochs {self.head_epochs} leaves no epoch of {self.epochs} for the rest: choose fewer, or "
                 "tactic head"
             )
-        if (needs := image_set(self.data).needs) and self.data_dir is None:
-            raise ValueError(f"data {self.data} needs data_dir: {needs}")
         if self.base == "embedded" and self.library != "ours":
             raise ValueError(f"the embedded base is a model of ours, not of {self.library}: name another base")
         if self.start == "scratch" and self.tactic != "full":

@@ -1,0 +1,614 @@
+"""One run, for every project: begin or resume, train together, validate, keep the best, stop when told, report.
+
+A project gives a :class:`Task` (a model, its optimizer, its batches) and gets from :func:`run`: a folder that no run is
+lost in; any number of processes, under ``launch``, torchrun or srun; an end at a signal; checkpoints from which a run
+goes on bit for bit; the best epoch by validation, and early stopping; averaged weights; a history as JSON, and for
+TensorBoard. :func:`command_line` makes a program of it.
+
+The folder then holds ``last.safetensors`` (to resume from), ``best.safetensors`` (the weights of the best epoch, where
+there is validation) and ``history.json``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import re
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol, TypeVar
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from course_utils.files import atomic_write
+from course_utils.launch import Process, RankFailed, distributed_from_environment, launch
+from course_utils.launch.agree import agree
+from course_utils.plan.planner import A100, H100, RTX_4090
+from course_utils.precision import Precision
+from course_utils.runtime import cores
+from course_utils.training import checkpoint
+from course_utils.training.checkpoint import Checkpoint
+from course_utils.training.loop import (
+    Batch,
+    LossFunction,
+    Metrics,
+    StepResult,
+    autocast,
+    check_finite,
+    evaluate,
+    make_scaler,
+    train_step,
+)
+from course_utils.training.settings import RunSettings
+
+Config = TypeVar("Config", bound=RunSettings)
+log = logging.getLogger("course_utils.run")
+LAST, BEST, HISTORY = "last.safetensors", "best.safetensors", "history.json"
+WEEK = 7 * 24 * 3600.0
+# What may differ when a run is resumed. The number of processes too: no batch depends on it.
+MAY_CHANGE = {"resume", "overwrite", "output", "processes", "save_every", "tensorboard", "patience"}
+MAY_CHANGE |= {"data_dir", "download"}
+PEAKS = {  # FLOP/s of 16-bit products, dense, by a word of the device's name; from the makers' data sheets
+    **{"H200": H100.peak, "H100 PCIe": 756e12, "H100": H100.peak, "A100": A100.peak},
+    **{"RTX 4090": RTX_4090.peak, "L4": 121e12, "T4": 65e12},
+}
+
+
+class Engine(Protocol):
+    """A library that takes over the optimizer's part of a run, such as DeepSpeed."""
+
+    model: nn.Module
+
+    def step(self, micro_batches: list[Batch]) -> StepResult: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a project brings to a run.
+
+    Args:
+        model: bare, on the process's device.
+        batches: ``epoch -> this process's share of each batch``. Which samples a batch holds may depend on the epoch
+            and the seed only, and nothing may be drawn from the global generators.
+        steps_per_epoch: optimizer steps.
+        optimizer: ``(stage, its steps) -> the optimizer and its schedule``; may freeze and wake parameters.
+        precision: of matrix products.
+        facts: what a run depends on besides its settings, such as the number of images; compared when it is resumed.
+        loss_fn: of training.
+        validation, test: make the batches of this process for :func:`~course_utils.training.loop.evaluate`.
+        trained: ``model -> what a checkpoint holds of it``; by default the whole model.
+        judged: ``model -> what is evaluated``, such as the mean over an image and its mirror image.
+        stages: first epochs of later stages, each with an optimizer of its own.
+        sizes: parameters that train, and all; by default counted.
+        noun, count: what is counted for the speed, ``count(x)`` of them in a batch.
+        title: begins the log.
+        reseed: when the generators, which dropout and drop path draw from, begin anew. At each step they need not be
+            saved.
+        engine: takes the steps in place of ``optimizer``; it keeps no state to resume from.
+    """
+
+    model: nn.Module
+    batches: Callable[[int], Iterable[Batch]]
+    steps_per_epoch: int
+    optimizer: Callable[[int, int], tuple[torch.optim.Optimizer, LRScheduler]]
+    precision: Precision
+    facts: dict[str, Any] = field(default_factory=dict)
+    loss_fn: LossFunction = F.cross_entropy
+    validation: Callable[[], Iterable[Batch]] | None = None
+    test: Callable[[], Iterable[Batch]] | None = None
+    trained: Callable[[nn.Module], nn.Module] = lambda model: model
+    judged: Callable[[nn.Module], nn.Module] = lambda model: model
+    stages: tuple[int, ...] = ()
+    sizes: tuple[int, int] | None = None
+    noun: str = "images"
+    count: Callable[[Tensor], int] = len
+    title: str = ""
+    reseed: Literal["step", "epoch"] = "step"
+    engine: Engine | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Args:
+        folder: its files; None if it wrote none.
+        steps: done so far; fewer than planned if the run was ``stopped`` by a signal, or by its patience.
+        losses: of each step, the mean over the targets of all processes.
+        epochs: of each epoch: loss, rate at its end, seconds, speed, and what validation found.
+        best_epoch: counted from 1, the first of the best validation accuracies; None without validation.
+        validation: after that epoch.
+        test: at the end, of the best epoch's weights, or without validation of the last; None if the run was stopped.
+        trainable, total: numbers of parameters.
+    """
+
+    folder: Path | None
+    steps: int
+    stopped: bool
+    losses: list[float]
+    epochs: list[dict[str, float]]
+    best_epoch: int | None
+    validation: Metrics | None
+    test: Metrics | None
+    trainable: int
+    total: int
+
+
+def run(config: RunSettings, prepare: Callable[[Process], Task]) -> RunResult:
+    """Train in this process; under torchrun, srun or ``launch`` together with the others.
+
+    Args:
+        prepare: makes the task; everything that can fail is read and checked there, before a file is written.
+
+    Raises:
+        FileNotFoundError, OSError: data, base or the checkpoint to resume are not there, or nothing can be written.
+        ValueError: any of them is broken or does not fit the settings, or a run is there already.
+        FloatingPointError: the loss became inf or nan.
+    """
+    with distributed_from_environment() as process, stop_on_signal(process) as stop:
+        gpus = [process.device] if process.device.type == "cuda" else []
+        with torch.random.fork_rng(gpus):
+            found = agree(lambda: open_folder(config))
+            task = agree(lambda: prepare(process))
+            with contextlib.closing(agree(lambda: _Run(config, process, task, found))) as this:
+                stopped = False
+                while not stopped and not this.finished:
+                    stopped = this.train_epoch(stop)
+                return this.result(stopped)
+
+
+class _Run:
+    """A run under way: everything that a checkpoint has to hold, and what it is made from."""
+
+    def __init__(self, config: RunSettings, process: Process, task: Task, found: Checkpoint | None) -> None:
+        self.config, self.process, self.task = config, process, task
+        if config.batch_size % process.world_size:
+            world = process.world_size
+            raise ValueError(
+                f"batch_size {config.batch_size} cannot be split over {world} processes: choose a multiple"
+            )
+        steps = task.steps_per_epoch * config.epochs
+        parameters = [(p.numel(), p.requires_grad) for p in task.model.parameters()]
+        self.sizes = task.sizes or (sum(n for n, trains in parameters if trains), sum(n for n, _ in parameters))
+        self.averaged = averaging(task.model, config.ema, steps)
+        self.step, self.losses, self.epochs = 0, list[float](), list[dict[str, float]]()
+        self.best: Mapping[str, Tensor] | None = None
+        self.validated = 0  # samples
+        self.replica: nn.Module = task.model
+        self.parts: dict[str, Any] = {}
+        self.skipped = 0  # steps in a row
+        self.flops: float | None = None  # of one sample, counted at the first step
+        if config.compile:
+            task.model.compile()  # in place: no name changes
+        if found is not None:
+            self._resume(found)
+        elif process.rank == 0 and config.folder is not None and (config.folder / BEST).exists():
+            (config.folder / BEST).unlink()  # overwrite: the old run's
+        self.writer = _tensorboard(config, self.step) if process.rank == 0 else None
+        self._say_begin()
+
+    @property
+    def finished(self) -> bool:
+        """All epochs are done, or so many of them brought nothing that the patience is over."""
+        done, patience = len(self.epochs), self.config.patience
+        waited = done - (best_epoch(self.epochs) or done)
+        return done >= self.config.epochs or (patience is not None and waited >= patience)
+
+    def train_epoch(self, stop: Stop) -> bool:
+        """The rest of the epoch that the run stands in; True if it was stopped before its end."""
+        task, config, began, items = self.task, self.config, time.perf_counter(), 0
+        epoch, done = divmod(self.step, task.steps_per_epoch)
+        if done == 0:
+            if epoch in (0, *task.stages):
+                self._begin_stage(epoch)
+            if task.reseed == "epoch":
+                torch.manual_seed(hash((config.seed, epoch, self.process.rank)))
+        task.model.train()
+        stream = islice(task.batches(epoch), done * config.accumulate, None)
+        hidden = self.process.rank > 0 or None  # by default a bar is shown in a terminal alone
+        with tqdm(total=task.steps_per_epoch, initial=done, unit="step", leave=False, disable=hidden) as bar:
+            while self.step < (epoch + 1) * task.steps_per_epoch:
+                micro_batches = list(islice(stream, config.accumulate))
+                self._step(micro_batches)
+                items += sum(task.count(x) for x, _ in micro_batches)
+                bar.update()
+                stopped = stop.everywhere()
+                if stopped or self.step % config.save_every == 0:
+                    self._save()
+                if stopped:
+                    self._say("stopped after step %d: resume goes on from there", self.step)
+                    return True
+        self._end_epoch(epoch, items, time.perf_counter() - began)
+        return False
+
+    def _step(self, micro_batches: list[Batch]) -> None:
+        """One step of all processes together."""
+        task, config = self.task, self.config
+        if self.flops is None and task.precision != "fp32" and peak(self.process.device):
+            x, y = (part.to(self.process.device) for part in micro_batches[0])
+            self.flops = training_flops(task.model, x, y, task) / task.count(x)
+        if task.reseed == "step":  # the same in a resumed run, another on each process
+            torch.manual_seed(hash((config.seed, self.step, self.process.rank)))
+        if task.engine is not None:
+            result = task.engine.step(micro_batches)
+        else:
+            result = train_step(
+                self.replica,
+                self.parts["optimizer"],
+                micro_batches,
+                scaler=self.parts["scaler"],
+                loss_fn=task.loss_fn,
+                precision=task.precision,
+                clip=config.clip,
+                processes=self.process.world_size,
+            )
+            self.skipped = self.skipped + 1 if result.skipped else 0
+            check_finite(result, self.step + 1, self.skipped, self.parts["scaler"])
+            if not result.skipped:
+                self.parts["scheduler"].step()
+        if self.averaged is not None:
+            self.averaged.update_parameters(task.model)
+        self.step += 1
+        self.losses.append(result.loss)
+        if self.writer is not None:
+            self.writer.add_scalar("loss", result.loss, self.step)
+
+    def _end_epoch(self, epoch: int, items: int, seconds: float) -> None:
+        """Validate, keep the best, write what the epoch came to."""
+        losses = self.losses[epoch * self.task.steps_per_epoch - self.step :]
+        if self.process.world_size > 1:
+            total = torch.tensor(items, dtype=torch.int64, device=self.process.device)
+            dist.all_reduce(total)
+            items = int(total)
+        row = {"epoch": epoch + 1, "loss": sum(losses) / len(losses)}
+        if self.parts:
+            row["lr"] = self.parts["optimizer"].param_groups[0]["lr"]
+        row |= {"seconds": seconds, f"{self.task.noun}_per_second": items / seconds}
+        if self.flops is not None and (most := peak(self.process.device)):
+            row["mfu"] = self.flops * items / seconds / (most * self.process.world_size)
+        if self.task.validation is not None:
+            found = self._evaluate(self.task.validation, self._judged_model())
+            self.validated = found.samples
+            row |= {"validation_loss": found.loss, "validation_accuracy": found.accuracy}
+        self.epochs.append(row)
+        if self.task.validation is not None and best_epoch(self.epochs) == epoch + 1:
+            kept = self.task.model if self.averaged is None else self.averaged.module
+            weights = self.task.trained(kept).state_dict()
+            self.best = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
+            self._write(BEST, kept, extra={"facts": self.task.facts, "accuracy": row["validation_accuracy"]})
+        self._save()
+        self._write_history(None)
+        told = list(row.items())[1:]
+        self._say("epoch %d: %s", epoch + 1, ", ".join(f"{key} {value:.4g}" for key, value in told))
+        if self.writer is not None:
+            for key, value in told:
+                self.writer.add_scalar(key, value, self.step)
+
+    def result(self, stopped: bool) -> RunResult:
+        """Go back to the best epoch, look at the test data once, and report."""
+        chosen, validation, test = best_epoch(self.epochs), None, None
+        if self.best is not None and not stopped:
+            self.task.trained(self.task.model).load_state_dict(dict(self.best))
+        if self.task.test is not None and not stopped:
+            test = self._evaluate(self.task.test, self._judged_model() if self.best is None else self.task.model)
+            self._say("test: accuracy %.4f, loss %.4f (%s)", test.accuracy, test.loss, f"{test.samples:,} samples")
+        if chosen is not None:
+            row = self.epochs[chosen - 1]
+            validation = Metrics(row["validation_loss"], row["validation_accuracy"], self.validated)
+            where = "" if self.config.folder is None else f": {self.config.folder / BEST}"
+            self._say("best epoch %d, validation accuracy %.4f%s", chosen, validation.accuracy, where)
+        self._write_history(test)
+        if self.process.world_size > 1:
+            dist.barrier()  # what the others do next may be to read the files
+        progress = (self.step, stopped, self.losses, self.epochs)
+        return RunResult(self.config.folder, *progress, chosen, validation, test, *self.sizes)
+
+    def close(self) -> None:
+        """Let go of what outlives the run."""
+        if self.writer is not None:
+            self.writer.close()
+        if self.task.engine is not None:
+            self.task.engine.close()
+
+    def _begin_stage(self, epoch: int) -> None:
+        """The optimizer of the stage that ``epoch`` is in, and the replica that averages its gradients."""
+        if self.task.engine is not None:
+            return
+        edges = (0, *self.task.stages, self.config.epochs)
+        number = max(i for i, first in enumerate(edges[:-1]) if first <= epoch)
+        steps = (edges[number + 1] - edges[number]) * self.task.steps_per_epoch
+        optimizer, scheduler = self.task.optimizer(number, steps)
+        scaler = make_scaler(self.task.precision, self.process.device)
+        self.parts = {"optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
+        if self.process.world_size > 1:
+            own = None if self.process.device.type == "cpu" else [self.process.device]
+            self.replica = DistributedDataParallel(self.task.model, device_ids=own, gradient_as_bucket_view=True)
+
+    def _resume(self, found: Checkpoint) -> None:
+        """Put everything back to where the run stood."""
+        check_same_run(found, self.config, self.task.facts)
+        extra = found.extra
+        self.step, self.losses = found.step, list(extra.get("losses", []))
+        self.epochs = list(extra["epochs"] if "epochs" in extra else extra["history"])
+        epoch, done = divmod(self.step, self.task.steps_per_epoch)
+        model = self.task.trained(self.task.model)
+        self._begin_stage(epoch)
+        # Where a stage begins anew, and at the end, the optimizer in the file has done its work.
+        over = done == 0 and epoch in (*self.task.stages, self.config.epochs)
+        found.restore(model, **({} if over else self.parts))
+        if self.averaged is not None:
+            self.averaged.load_state_dict(extra["averaged"])
+        if len(states := extra.get("generators", [])) == self.process.world_size:
+            _set_generators(states[self.process.rank])
+        assert self.config.folder is not None  # the settings were checked
+        if self.task.validation is not None and self.epochs:
+            self.best = checkpoint.load(self.config.folder / BEST).parts["model"]
+
+    def _judged_model(self) -> nn.Module:
+        """The model that is evaluated and kept: with averaged weights, if there are any."""
+        if self.task.engine is not None:
+            return self.task.engine.model
+        return self.task.model if self.averaged is None else self.averaged.module
+
+    def _evaluate(self, batches: Callable[[], Iterable[Batch]], model: nn.Module) -> Metrics:
+        options: dict[str, Any] = {"precision": self.task.precision, "processes": self.process.world_size}
+        return evaluate(self.task.judged(model), batches(), **options)
+
+    def _save(self) -> None:
+        """The run as it stands. Process 0 writes for all: after a step they all hold the same."""
+        extra: dict[str, Any] = {"facts": self.task.facts, "losses": self.losses, "epochs": self.epochs}
+        extra |= {"averaged": None if self.averaged is None else dict(self.averaged.state_dict())}
+        if self.task.reseed == "epoch":
+            extra["generators"] = _gather_generators(self.process)
+        self._write(LAST, self.task.model, extra=extra, **self.parts)
+
+    def _write(self, name: str, model: nn.Module, **more: Any) -> None:
+        if self.config.folder is not None and self.process.rank == 0:
+            self.config.folder.mkdir(parents=True, exist_ok=True)
+            more |= {"model": self.task.trained(model), "step": self.step, "config": self.config.model_dump()}
+            checkpoint.save(self.config.folder / name, **more)
+
+    def _write_history(self, test: Metrics | None) -> None:
+        """The numbers of the run as JSON, for figures."""
+        if self.config.folder is not None and self.process.rank == 0:
+            self.config.folder.mkdir(parents=True, exist_ok=True)
+            content = {"epochs": self.epochs, "test": None if test is None else asdict(test), "losses": self.losses}
+            with atomic_write(self.config.folder / HISTORY, "w") as file:
+                json.dump(content | {"config": self.config.model_dump()}, file, indent=1)
+
+    def _say_begin(self) -> None:
+        trainable, total = self.sizes
+        self._say(
+            "%s%s of %s parameters train (%.2f %%); %d steps of %d %s; %s on %d process(es) on %s%s",
+            *(f"{self.task.title}: " if self.task.title else "", f"{trainable:,}", f"{total:,}"),
+            *(100 * trainable / total, self.task.steps_per_epoch * self.config.epochs),
+            *(self.config.batch_size * self.config.accumulate, "samples", self.task.precision),
+            *(self.process.world_size, self.process.device.type, f", from step {self.step}" if self.step else ""),
+        )
+
+    def _say(self, words: str, *values: Any) -> None:
+        if self.process.rank == 0:
+            log.info(words, *values)
+
+
+def open_folder(config: RunSettings) -> Checkpoint | None:
+    """Refuse to lose a run, and to resume none; the checkpoint to go on from, if that is asked for.
+
+    Raises:
+        FileNotFoundError: there is nothing to resume.
+        ValueError: there is a run already, or its checkpoint is broken.
+    """
+    if config.folder is None:
+        return None
+    last = config.folder / LAST
+    if config.resume:
+        if not last.exists():
+            raise FileNotFoundError(f"there is nothing to resume: no {last}; leave out resume to begin")
+        return checkpoint.load(last)
+    if not config.overwrite and (last.exists() or (config.folder / BEST).exists()):
+        raise ValueError(
+            f"{config.folder} holds a run already: resume it (--resume), replace it (--overwrite), or choose another "
+            "folder (--output)"
+        )
+    return None
+
+
+def facts_of(found: Checkpoint, key: str) -> dict[str, Any]:
+    """The facts in a checkpoint of a run; ``key`` is one that the project's runs have.
+
+    Raises:
+        ValueError: it is no checkpoint of such a run.
+    """
+    extra = found.extra if isinstance(found.extra, dict) else {}
+    facts = extra.get("facts", extra)
+    if key not in facts:
+        raise ValueError(f"{found.path} is a checkpoint, but of no run of this project: name another folder")
+    return dict(facts)
+
+
+def check_same_run(found: Checkpoint, config: RunSettings, facts: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` unless the checkpoint belongs to these settings and data."""
+    if not isinstance(found.extra, dict) or not {"epochs", "history"} & found.extra.keys():
+        raise ValueError(f"{found.path} is a checkpoint, but of no run: name another folder")
+    was, saved = found.extra.get("facts", found.extra), dict(found.config or {})
+    now = config.model_dump(exclude=MAY_CHANGE)
+    pairs = [(key, was[key], value) for key, value in facts.items() if key in was]
+    # A key that the run's own version did not have yet is at its default.
+    pairs += [(key, saved.get(key, type(config).model_fields[key].default), value) for key, value in now.items()]
+    if changed := [f"{key} was {_short(a)} and is {_short(b)}" for key, a, b in pairs if _plain(a) != _plain(b)]:
+        raise ValueError(
+            f"{found.path} is another run: {', '.join(changed)}. Give the settings and the data it was begun with, or "
+            "begin anew (--overwrite)"
+        )
+
+
+def open_checkpoint(folder: str | Path, command: str) -> Checkpoint:
+    """The checkpoint of a run to predict with: the best epoch, or the last where none was chosen; or the file named.
+
+    Raises:
+        FileNotFoundError: there is none; ``command`` makes one.
+        ValueError: it is broken.
+    """
+    path = Path(folder)
+    if path.is_dir():
+        path = next((path / name for name in (BEST, LAST) if (path / name).exists()), path / LAST)
+    if not path.exists():
+        raise FileNotFoundError(f"there is no run {folder}: train one with {command}, or name the folder of another")
+    return checkpoint.load(path)
+
+
+def best_epoch(epochs: list[dict[str, float]]) -> int | None:
+    """Counted from 1: the epoch of the best validation accuracy; of several, the first. None without validation."""
+    accuracies = [row["validation_accuracy"] for row in epochs if "validation_accuracy" in row]
+    return accuracies.index(max(accuracies)) + 1 if accuracies else None
+
+
+def averaging(model: nn.Module, share: float, steps: int) -> AveragedModel | None:
+    """A running mean of the weights, ``mean += (weights - mean) / n`` after each step; None if ``share`` is 0.
+
+    It looks back over about n steps, the given share of the run's. A fixed n that suits one run spoils a shorter one:
+    its mean still holds weights from the run's middle.
+    """
+    if not share:
+        return None
+    decay = 1 - 1 / max(1.0, share * steps)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def peak(device: torch.device) -> float | None:
+    """FLOP/s of a GPU's 16-bit products, where they are known."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return next((flops for word, flops in PEAKS.items() if re.search(rf"\b{word}\b", name)), None)
+
+
+def training_flops(model: nn.Module, x: Tensor, y: Tensor, task: Task) -> int:
+    """FLOPs of one forward and backward pass, as torch counts them: matrix products, convolutions and attention."""
+    training = model.training
+    model.eval()  # nothing is drawn, and no running statistics move
+    with FlopCounterMode(display=False) as counter, autocast(task.precision, x.device):
+        task.loss_fn(model.forward(x).float(), y).backward()
+    model.train(training).zero_grad(set_to_none=True)
+    return int(counter.get_total_flops())
+
+
+@dataclass
+class Stop:
+    """Whether somebody asked for an end. A signal reaches one process; all of them have to stop at the same step."""
+
+    process: Process
+    asked: bool = False
+
+    def everywhere(self) -> bool:
+        """Whether any process was asked, as all of them learn it. A collective: to be called by all, in each step."""
+        if self.process.world_size == 1:
+            return self.asked
+        flag = torch.tensor(float(self.asked), device=self.process.device)
+        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag)
+
+
+@contextlib.contextmanager
+def stop_on_signal(process: Process) -> Iterator[Stop]:
+    """Inside, SIGTERM (a cluster's notice before it takes the machine back) and SIGINT (Ctrl-C) only leave a note."""
+    stop = Stop(process)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        stop.asked = True
+
+    signals = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
+    before = {number: signal.signal(number, note) for number in signals}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def command_line(
+    kind: type[Config], train: Callable[[Config], RunResult], words: list[str] | None, description: str
+) -> None:
+    """The program of a project: read the settings, start the processes, say in a sentence what went wrong."""
+    try:
+        config = kind.from_command_line(words, description)
+        if (processes := count_processes(config)) > 1:
+            backend: Literal["nccl", "gloo"] = "nccl" if torch.cuda.is_available() else "gloo"
+            threads = max(1, cores() // processes)
+            launch(_with_log, processes, train, config, backend=backend, threads=threads, timeout=WEEK)
+        else:
+            _with_log(train, config)
+    except RankFailed as error:
+        sys.exit(f"error: {error.sentence}")
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"error: {error}")
+
+
+def count_processes(config: RunSettings) -> int:
+    """How many processes to start here; 1, this very one, where torchrun or srun has started them already."""
+    if "WORLD_SIZE" in os.environ or "SLURM_STEP_ID" in os.environ:
+        return 1
+    available = torch.cuda.device_count() or min(2, cores())
+    return config.processes or max(n for n in range(1, available + 1) if config.batch_size % n == 0)
+
+
+def _with_log(train: Callable[[Config], RunResult], config: Config) -> None:
+    """What a process of the command line does."""
+    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    train(config)
+
+
+def _tensorboard(config: RunSettings, step: int) -> Any:
+    """The writer of torch, if it is asked for."""
+    if not config.tensorboard or config.folder is None:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ValueError(
+            f"tensorboard is not installed ({error}): python -m pip install tensorboard, or leave out --tensorboard"
+        ) from None
+    return SummaryWriter(config.folder / "tensorboard", purge_step=step)
+
+
+def _gather_generators(process: Process) -> list[list[Tensor]]:
+    """The states of torch's generators of each process."""
+    own = [torch.get_rng_state()]
+    if process.device.type == "cuda":
+        own.append(torch.cuda.get_rng_state(process.device))
+    everybody: list[Any] = [own]
+    if process.world_size > 1:
+        everybody *= process.world_size
+        dist.all_gather_object(everybody, own)
+    return everybody
+
+
+def _set_generators(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1 and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[1])
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _short(value: Any) -> str:
+    return text if len(text := repr(value)) < 60 else f"{text[:40]}... ({len(text)} characters)"

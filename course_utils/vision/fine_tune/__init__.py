@@ -1,0 +1,1 @@
+"""A pretrained ViT on new images: ``config``, ``data``, ``model``, ``optimizer``, ``train``, ``predict``."""
