@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from course_utils.data import IMAGE_SETS, NAMES, Images, ImageSet, images, load_images, load_splits
-from course_utils.vision import new_images
-from course_utils.vision.assembly import load_data
-from course_utils.vision.config import FineTune
-from course_utils.vision.recipes import FromScratch
-from course_utils.vision.runs import open_run
-from course_utils.vision.train_ddp import train
+from course_utils.vision.fine_tune import data as new_images
+from course_utils.vision.fine_tune.config import FineTune
+from course_utils.vision.from_scratch.config import FromScratch
+from course_utils.vision.from_scratch.data import load_data
+from course_utils.vision.from_scratch.predict import open_run
+from course_utils.vision.from_scratch.train import train
+from course_utils.vision.images import augmentation
 
 CLASSES = ("bright on the left", "bright on the right", "bright above", "bright below")
 TINY: dict[str, Any] = {
@@ -77,7 +78,7 @@ def test_a_new_set_is_never_mirrored_by_any_program(calls: Counter[str]) -> None
         assert not part.may_be_mirrored
     left = tuned.train.x[tuned.train.y == 0].repeat(10, 1, 1, 1)
     generator = torch.Generator().manual_seed(0)
-    augment = new_images.augmentation(FineTune(data="halves"), tuned.train)
+    augment = augmentation("crop", tuned.train)
     assert augment is not None
     moved = augment(left, generator)
     assert moved[..., :5].min() > moved[..., 7:].max() - 1, "a left half is on the right"

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from course_utils import sealed
 from course_utils.models.text import TextConfig, TextModel
 from course_utils.tuning import (
     IA3,
@@ -33,7 +34,6 @@ from course_utils.tuning import (
     unload,
     unmerge,
 )
-from course_utils.tuning import files as files_module
 
 CONFIG = TextConfig(vocab_size=40, width=16, depth=2, heads=2, mlp_ratio=2.0, max_length=12, num_classes=3)
 IDS = torch.randint(1, 40, (6, 7), generator=torch.Generator().manual_seed(1))
@@ -347,8 +347,8 @@ def saved(tmp_path: Path) -> Path:
 
 def rewrite(path: Path, keep: Any = lambda key: True, **changes: Any) -> None:
     """The file again with some tensors or fields changed, and a checksum that fits."""
-    tree, tensors = files_module.SEAL.read(path)
-    files_module.SEAL.write(path, tree | changes, {key: tensor for key, tensor in tensors.items() if keep(key)})
+    tree, tensors = sealed.read(path, "adapter")
+    sealed.write(path, "adapter", tree | changes, {key: tensor for key, tensor in tensors.items() if keep(key)})
 
 
 def test_empty_truncated_damaged_and_foreign_files_are_refused(saved: Path, tmp_path: Path) -> None:
