@@ -11,12 +11,12 @@ Source: the reference of the keys, https://www.deepspeed.ai/docs/config-json/ (D
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-Precision = Literal["fp32", "bf16", "fp16"]
+from course_utils.precision import Precision
+
 Place = Literal["cpu", "nvme"]
 
 # The keys at the top of a configuration; those within a block such as zero_optimization DeepSpeed checks itself.
@@ -109,23 +109,6 @@ def deepspeed_config(
         config["checkpoint"] = {"load_universal": True}
     check_config(config, ranks)
     return config
-
-
-def read_config(path: str | Path, ranks: int, pipeline_stages: int = 1) -> dict[str, Any]:
-    """The configuration in a JSON file, checked.
-
-    Raises:
-        FileNotFoundError, ValueError: there is none, or it is wrong; the message names the file.
-    """
-    path = Path(path)
-    try:
-        config = json.loads(path.read_text("utf-8"), object_pairs_hook=_without_duplicates)
-        check_config(config, ranks, pipeline_stages)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no configuration {path}: check the path") from None
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    return dict(config)
 
 
 def check_config(config: Mapping[str, Any], ranks: int, pipeline_stages: int = 1) -> None:
@@ -229,13 +212,3 @@ def _check_offload(zero: Mapping[str, Any], stage: int) -> None:
 def _on(config: Mapping[str, Any], key: str) -> bool:
     block = config.get(key, {})
     return bool(isinstance(block, Mapping) and block.get("enabled", False))
-
-
-def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON keeps the last of two equal keys, and says nothing."""
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"the key {twice!r} stands twice: only the last would count, keep one")
-    return result

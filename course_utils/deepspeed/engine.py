@@ -26,7 +26,7 @@ from course_utils.deepspeed.cpu_adam import COMMAND, load_cpu_adam
 from course_utils.deepspeed.library import library
 from course_utils.launch.environment import distributed_from_environment
 from course_utils.launch.launch import preload as preload_modules
-from course_utils.measure.ledger import Held, held
+from course_utils.measure import Held, held
 
 PRELOAD = ("deepspeed", "deepspeed.runtime.zero.muon.original_muon")  # the second pulls in torch._inductor: seconds
 GRADIENTS = (  # where the optimizers of stages 1 to 3 keep their share, at the end of a step or between micro-batches
@@ -62,7 +62,7 @@ def deepspeed_engine(model: nn.Module, config: Mapping[str, Any]) -> Iterator[An
 
     Raises:
         ValueError: the configuration is wrong (:func:`check_config`).
-        RuntimeError: it asks for an extension that is not compiled.
+        RuntimeError: it asks for an extension that is not compiled, or for FP16 where there is none.
     """
     with distributed_from_environment():
         check_config(config, dist.get_world_size())
@@ -128,7 +128,14 @@ def _bytes(tensors: Iterable[Tensor]) -> int:
 
 
 def _check_extensions(config: Mapping[str, Any]) -> None:
-    """Refuse what would start a compiler for minutes, or fail in the middle of it."""
+    """Refuse what would start a compiler for minutes, or fail in the middle of it, or what this processor cannot do."""
+    from deepspeed.accelerator import get_accelerator
+
+    if config.get("fp16", {}).get("enabled") and not get_accelerator().is_fp16_supported():
+        raise RuntimeError(
+            "fp16 is enabled, and DeepSpeed finds no FP16 arithmetic on this machine (a CPU needs AVX512-FP16 or "
+            'AMX-FP16): write "bf16": {"enabled": true} in its place'
+        )
     zero = config.get("zero_optimization", {})
     name = str(config.get("optimizer", {}).get("type", "")).lower()
     own = name in ("adam", "adamw") and not config["optimizer"].get("params", {}).get("torch_adam", False)
