@@ -57,7 +57,7 @@ def read(path: str | Path, kind: str) -> tuple[Any, dict[str, Tensor]]:
         if re.match(rb"PK\x03\x04|\x80[\x02-\x05][^\0]", blob):  # a zip archive, or a bare pickle
             raise ValueError(
                 f"{path} looks like a file of torch.save, which is not read here because a pickle can run code: load "
-                f"it with torch.load(..., weights_only=True), and save what it holds as a {kind}"
+                f"it with torch.load(..., weights_only=True), and write a new {kind} of what it holds"
             ) from None
         size = f"{len(blob):,} bytes"
         raise ValueError(f"{path} ({size}) is truncated or no {kind} (safetensors: {error}): {again}") from None

@@ -33,8 +33,9 @@ from course_utils.news.evaluate import report
 from course_utils.plan.planner import Plan, rank_parameters
 from course_utils.plan.transformer import BLOOM, GPT3
 from course_utils.precision.formats import BF16, FP8_E4M3, FP8_E5M2, FP16, Format
-from course_utils.vision.assembly import build_model, make_optimizer
-from course_utils.vision.recipes import FromScratch
+from course_utils.vision.from_scratch.config import FromScratch
+from course_utils.vision.from_scratch.model import build_model
+from course_utils.vision.from_scratch.optimizer import make_optimizer
 from course_utils.zero.choice import CHOICES, Machine, choose, states, step
 
 

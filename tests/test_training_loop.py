@@ -5,10 +5,12 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
 from course_utils.data import batches, hold_out, load_images
+from course_utils.launch import launch
 from course_utils.training import adamw, constant, evaluate, make_scaler, schedule_lr, train, train_step, warmup_cosine
 
 
@@ -226,3 +228,80 @@ def test_a_schedule_of_one_rate_is_plain_training(digits):
         scheduler = schedule_lr(optimizer, constant()) if scheduled else None
         losses.append(train(model, epochs(digits[0]), optimizer, steps=5, scheduler=scheduler).loss)
     assert losses[0] == losses[1]
+
+
+WEIGHTED = functools.partial(F.cross_entropy, weight=torch.tensor([1.0, 3.0, 0.5]), label_smoothing=0.1)
+LOSSES = {  # name -> loss, and targets of six samples of three classes
+    "plain": (F.cross_entropy, torch.tensor([0, 1, 2, 0, 1, 1])),
+    "class weights": (WEIGHTED, torch.tensor([0, 1, 2, 0, 1, 1])),
+    "a module": (nn.CrossEntropyLoss(torch.tensor([1.0, 3.0, 0.5]), ignore_index=2), torch.tensor([0, 1, 2, 2, 2, 1])),
+    "ignored": (F.cross_entropy, torch.tensor([0, -100, -100, -100, -100, 1])),
+    "tokens, some ignored": (F.cross_entropy, torch.tensor([[0, 1], [2, -100], [0, 1]] + [[-100, -100]] * 3)),
+    "soft targets": (F.cross_entropy, torch.rand(6, 3, generator=torch.Generator().manual_seed(0)).softmax(-1)),
+}
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_micro_batch_weighs_as_much_as_the_loss_divides_by(name):
+    """The step over 4 + 2 samples is the step over six at once: weighed by lengths, it is another."""
+    loss_fn, y = LOSSES[name]
+    x = torch.randn(
+        6, 2 if y.dim() == 2 and not y.is_floating_point() else 1, 5, generator=torch.Generator().manual_seed(1)
+    )
+
+    class Model(nn.Linear):
+        def forward(self, x):  # [B, T, 5] -> [B, 3, T], or [B, 3] for one token
+            logits = super().forward(x).transpose(1, 2)
+            return logits if logits.shape[2] > 1 else logits[..., 0]
+
+    gradients, losses = [], []
+    for cuts in ([6], [4, 2], [1, 2, 3]):
+        torch.manual_seed(0)
+        model = Model(5, 3)
+        batches_ = list(zip(x.split(cuts), y.split(cuts), strict=True))
+        result = train_step(
+            model, torch.optim.SGD(model.parameters(), 0.0), batches_, scaler=make_scaler("fp32"), loss_fn=loss_fn
+        )
+        gradients.append(model.weight.grad.clone())
+        losses.append(result.loss)
+        expected = loss_fn(model(x), y)
+        assert result.loss == pytest.approx(expected.item(), rel=1e-5)
+        (exact,) = torch.autograd.grad(expected, [model.weight])
+        torch.testing.assert_close(gradients[-1], exact, rtol=1e-4, atol=1e-7)
+        if not y.is_floating_point():
+            found = evaluate(model, batches_, loss_fn=loss_fn)
+            assert found.loss == pytest.approx(expected.item(), rel=1e-5)
+            ignored = getattr(loss_fn, "ignore_index", -100)
+            assert found.samples == int((y != ignored).sum())
+            right = (model(x).argmax(1) == y) & (y != ignored)
+            assert found.accuracy == pytest.approx(int(right.sum()) / found.samples)
+
+
+def one_step_of_a_share() -> tuple[list[float], float]:
+    """Two processes with targets that weigh differently."""
+    loss_fn, y = LOSSES["class weights"]
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3)
+    mine = slice(0, 4) if dist.get_rank() == 0 else slice(4, 6)
+    replica = nn.parallel.DistributedDataParallel(model)
+    parts = [(x[mine][:1], y[mine][:1]), (x[mine][1:], y[mine][1:])]
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    result = train_step(replica, optimizer, parts, scaler=make_scaler("fp32"), loss_fn=loss_fn, processes=2)
+    gradient = model.weight.grad.flatten().tolist()
+    found = evaluate(model, parts, loss_fn=loss_fn, processes=2)
+    assert found.samples == 6
+    assert found.loss == pytest.approx(result.loss, rel=1e-5)
+    return gradient, result.loss
+
+
+def test_processes_weigh_as_much_as_the_loss_divides_by():
+    loss_fn, y = LOSSES["class weights"]
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(0)
+    model = nn.Linear(5, 3)
+    expected = loss_fn(model(x), y)
+    (exact,) = torch.autograd.grad(expected, [model.weight])
+    for gradient, loss in launch(one_step_of_a_share, 2, show=False):
+        assert loss == pytest.approx(expected.item(), rel=1e-5)
+        assert gradient == pytest.approx(exact.flatten().tolist(), rel=1e-4, abs=1e-7)

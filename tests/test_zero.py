@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.checkpoint import checkpoint
 
+from course_utils import sealed
 from course_utils.bench import zero as bench
 from course_utils.launch import launch
 from course_utils.measure import Ledger
@@ -25,7 +26,7 @@ from course_utils.models.vit import ViTConfig
 from course_utils.training.muon import Muon
 from course_utils.zero import cost as estimate
 from course_utils.zero import load_shards, save_shards, zero
-from course_utils.zero.checkpoint import SEAL
+from course_utils.zero.checkpoint import KIND
 from course_utils.zero.stage_3 import Stage3
 from course_utils.zero.stages import Stage2, Zero
 from course_utils.zero.trace import UnitEvent, UnitTrace
@@ -442,7 +443,8 @@ def test_files_of_the_first_format_load(tmp_path: Path) -> None:
     for rank in range(2):
         half = slice(4 * rank, 4 * rank + 4)
         tensors = {"0.weights": weights[half], "0.exp_avg": moments[half], "0.exp_avg_sq": moments[half] ** 2}
-        SEAL.write(tmp_path / "old" / f"rank-{rank}-of-2.safetensors", tree, tensors | {"0.step": torch.tensor(5.0)})
+        path = tmp_path / "old" / f"rank-{rank}-of-2.safetensors"
+        sealed.write(path, KIND, tree, tensors | {"0.step": torch.tensor(5.0)})
 
     def run() -> None:
         model = zero(nn.Linear(3, 2), ADAMW, 2)

@@ -10,7 +10,7 @@ from typing import Any
 
 from course_utils.figures.interactive import tabulate
 from course_utils.training import warmup_cosine
-from course_utils.vision.recipes import FromScratch
+from course_utils.vision.from_scratch.config import FromScratch
 
 IMAGES = 50_000  # of CIFAR-10
 BATCH = 512  # that the rate is given for
@@ -51,5 +51,5 @@ def _area(ranks: int, per_rank: int, epochs: int, lr: float, tied: bool) -> dict
 
 
 def _shape(warmup: float) -> dict[str, list[float]]:
-    rate = warmup_cosine(1.0, steps=POINTS, warmup=round(warmup * POINTS))
+    rate = warmup_cosine(steps=POINTS, warmup=round(warmup * POINTS))
     return {"rates": [round(rate(step), 4) for step in range(POINTS + 1)]}

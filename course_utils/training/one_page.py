@@ -73,8 +73,8 @@ def train(
 
         # 10. Save: whole or not at all, because a rename is.
         if not many or dist.get_rank() == 0:
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-            state |= {"epochs": epoch + 1, "losses": losses, "accuracies": accuracies}
+            reached = {"epochs": epoch + 1, "losses": losses, "accuracies": accuracies}
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), **reached}
             torch.save(state, new := path.with_suffix(".new"))
             new.replace(path)
     return losses, accuracies
