@@ -140,7 +140,7 @@ def test_every_field_reaches_every_layer() -> None:
     for i, layer in enumerate(encoder.layers):
         assert layer.norm_first is False
         assert layer.dropout.p == 0.1
-        assert layer.drop_path.share == pytest.approx(0.1 * i)
+        assert layer.drop_path.p == pytest.approx(0.1 * i)
         assert layer.attention.dropout == 0.2
         assert layer.attention.head_width == 4
         assert layer.attention.implementation == "written_out"
@@ -180,9 +180,9 @@ def test_drop_path_drops_whole_samples_and_keeps_the_mean() -> None:
         ({"width": 8, "heads": 12}, "width 8 cannot be split over 12 heads: .* such as 12,"),
         ({"depth": 0}, "depth 0 is no count"),
         ({"heads": 1.5}, "heads 1.5 is no count"),
-        ({"dropout": 1.0}, "dropout 1.0 is no share"),
-        ({"attention_dropout": -0.1}, "attention_dropout -0.1 is no share"),
-        ({"drop_path": 2}, "drop_path 2 is no share"),
+        ({"dropout": 1.0}, "dropout 1.0 is no probability"),
+        ({"attention_dropout": -0.1}, "attention_dropout -0.1 is no probability"),
+        ({"drop_path": 2}, "drop_path 2 is no probability"),
         ({"mlp_ratio": 0}, "mlp_ratio 0 leaves the MLP no hidden unit"),
         ({"norm_eps": 0}, "norm_eps 0 must be above 0"),
         ({"attention": "flash"}, "attention 'flash' is unknown"),

@@ -321,7 +321,7 @@ def test_wrong_inputs_are_told(arguments: tuple, keywords: dict, message: str) -
         ({"pad_token": 97}, "pad_token 97 is no token id: choose one from 0 to 96"),
         ({"pool": "max"}, "pool 'max' is unknown"),
         ({"pool": "mean"}, "the pooler reads the first token"),
-        ({"head_dropout": 1.0}, "head_dropout 1.0 is no share"),
+        ({"head_dropout": 1.0}, "head_dropout 1.0 is no probability"),
         ({"heads": 5}, "width 48 cannot be split over 5 heads"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import sys
 from collections.abc import Callable
@@ -23,23 +24,24 @@ from course_utils.models import TextConfig, TextModel, ViT, ViTConfig
 from course_utils.models.encoder import attention_maps, initialise
 from course_utils.plan.activations import layer_activations
 from course_utils.tensor import (
-    cut_state_dict,
-    cuts_of,
+    PLANS,
     full_state_dict,
+    layers,
+    shard_state_dict,
+    shards_of,
     tensor_parallel,
     vocabulary_parallel_cross_entropy,
 )
 from course_utils.tensor.collectives_with_gradient import (
+    all_gather,
     copy_to_ranks,
     gather,
-    gather_parts,
-    join_parts,
-    sum_into_parts,
+    gather_to_ranks,
+    scatter,
+    scatter_sum,
     sum_over_ranks,
-    take_part,
 )
 from course_utils.tensor.cost import layer_bytes, loss_bytes
-from course_utils.tensor.layers import ParallelAttention
 from course_utils.tensor.sequence import CopyTogether
 from course_utils.tensor.vocabulary import VocabularyParallelEmbedding
 
@@ -94,10 +96,10 @@ class Trained:
                     self.gradients = {k: p.grad.clone() for k, p in model.named_parameters() if p.grad is not None}
                 optimizer.step()
                 self.losses.append(loss.item())
-        cuts = cuts_of(model)
-        for key, cut in cuts.items():
-            self.gradients[key] = gather(self.gradients[key], cut.length, dim=cut.dim)
-        self.weights = full_state_dict(model) if cuts else model.state_dict()
+        shards = shards_of(model)
+        for key, shard in shards.items():
+            self.gradients[key] = all_gather(self.gradients[key], shard.length, dim=shard.dim)
+        self.weights = full_state_dict(model) if shards else model.state_dict()
 
     def differs(self, other: Trained) -> float:
         """The largest difference anywhere."""
@@ -129,7 +131,7 @@ def test_equal_to_one_process(ranks: int) -> None:
 
 
 def test_other_models_and_attention_maps() -> None:
-    """Mean pooling, attention written out, no biases on queries, a post-norm ViT; and attention_maps of all heads."""
+    """Mean pooling, attention written out, no biases on queries, a post-norm ViT; and attention_maps."""
 
     def run() -> float:
         torch.set_default_dtype(torch.float64)
@@ -143,11 +145,78 @@ def test_other_models_and_attention_maps() -> None:
             one, *inputs = make(), *data(make())[:-1]
             for options in MODES.values():
                 worst = max(worst, Trained(tensor_parallel(make(), **options)).differs(Trained(make())))
-                ours = attention_maps(tensor_parallel(make(), **options), *inputs)
+                ours = attention_maps(tensor_parallel(make(), **options), *inputs)  # of this rank's heads
+                ours = all_gather(ours, HEADS, dim=2)
                 worst = max(worst, (ours - attention_maps(one, *inputs)).abs().max().item())
         return worst
 
     assert max(launch(run, 2)) < 1e-12
+
+
+class GatedMLP(nn.Module):
+    """Not of this house: two matrices up, one down, by other names."""
+
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.gate, self.up = nn.Linear(12, 24, bias=bias), nn.Linear(12, 24, bias=bias)
+        self.down = nn.Linear(24, 12, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class Words(nn.Module):
+    def __init__(self, bias: bool) -> None:
+        super().__init__()
+        self.table = nn.Embedding(17, 12)
+        self.blocks = nn.ModuleList(GatedMLP(bias) for _ in range(2))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        x = self.table(ids)
+        for block in self.blocks:
+            x = x + block(x)
+        return x
+
+
+def test_a_foreign_model_by_a_plan_of_its_own() -> None:
+    def run() -> tuple[float, int]:
+        torch.set_default_dtype(torch.float64)
+        plan, worst = (("table", "vocabulary"), ("gate", "column"), ("up", "column"), ("down", "row")), 0.0
+        for bias in (True, False):
+            torch.manual_seed(0)
+            one, ids = Words(bias), torch.randint(17, (3, 5))
+            parts = tensor_parallel(one, plan=plan)  # type: ignore[arg-type]
+            one(ids).square().sum().backward()
+            with Ledger() as ledger:
+                parts(ids).square().sum().backward()
+            shards = shards_of(parts)
+            for name, p in parts.named_parameters():
+                mine, whole = p.grad, one.get_parameter(name).grad
+                assert mine is not None
+                assert whole is not None
+                if name in shards:
+                    mine = all_gather(mine, shards[name].length, dim=shards[name].dim)
+                worst = max(worst, (mine - whole).abs().max().item())
+        return worst, len(ledger.calls)
+
+    for worst, calls in launch(run, 2):
+        assert worst < 1e-12
+        assert calls == 1 + 2 * 2  # the table's sum, and for each block one forward and one backward
+
+
+def test_a_copy_of_a_parallel_model_is_one_too() -> None:
+    def run() -> float:
+        images, worst = data(vit())[0], 0.0
+        for options in MODES.values():
+            parts = tensor_parallel(vit(), **options)
+            again, expected = copy.deepcopy(parts), parts(images)
+            with torch.no_grad():
+                parts.positions.zero_()  # the copy must read nothing of the original
+            parts(images[:, :, :8, :8], interpolate=True)  # nor the number of its tokens
+            worst = max(worst, (again(images) - expected).abs().max().item())
+        return worst
+
+    assert max(launch(run, 2)) == 0
 
 
 # Properties: what makes it tensor parallelism, and pretenders that lack one of them --------------------------------
@@ -214,11 +283,13 @@ def replicated(model: nn.Module) -> nn.Module:
     return model
 
 
+STYLES = {"column": ColwiseParallel, "row": RowwiseParallel}
+
+
 def by_dtensor(model: nn.Module) -> nn.Module:
     """As torch's tutorial does it: each of q, k and v sums up the gradient of its own input."""
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
-    plan: dict[str, Any] = {f"attention.{p}_proj": ColwiseParallel() for p in "qkv"}
-    plan |= {"attention.out_proj": RowwiseParallel(), "mlp.fc1": ColwiseParallel(), "mlp.fc2": RowwiseParallel()}
+    plan: dict[str, Any] = {name: STYLES[how]() for name, how in PLANS[ViT]}
     for layer in model.encoder.layers:  # type: ignore[union-attr, operator]
         parallelize_module(layer, mesh, plan)
     return model
@@ -226,16 +297,13 @@ def by_dtensor(model: nn.Module) -> nn.Module:
 
 def summed_apart(model: nn.Module) -> nn.Module:
     """Copies the input anew for each projection."""
-    parallel_layers = sys.modules["course_utils.tensor.layers"]
-    model, copy = tensor_parallel(model), parallel_layers.whole_input
-    for module in model.modules():
-        if isinstance(module, ParallelAttention):
-            module.sequence = "apart"  # type: ignore[assignment]
-            module.out_proj.sequence = None  # type: ignore[union-attr, assignment]
-            for projection in (module.q_proj, module.k_proj, module.v_proj):
-                projection.register_forward_pre_hook(lambda _, args: (copy_to_ranks(args[0]),))
-    parallel_layers.whole_input = lambda x, group, how: x if how == "apart" else copy(x, group, how)  # type: ignore[attr-defined]
-    return model
+
+    def copy_inputs(block: nn.Module, group: None) -> None:
+        for column in [child for child in block.children() if isinstance(child, layers.ColumnParallelLinear)]:
+            column.register_forward_pre_hook(lambda _, args: (copy_to_ranks(args[0]),))
+
+    sys.modules["course_utils.tensor.tensor_parallel"].copy_input = copy_inputs  # type: ignore[attr-defined]
+    return tensor_parallel(model)
 
 
 def norm_gradients_forgotten(model: nn.Module, **options: bool) -> nn.Module:
@@ -291,14 +359,14 @@ def assert_loss(loss_of: Callable[..., Tensor], words: int = WORDS) -> None:
         with Ledger() as ledger:
             loss = loss_of(mine, targets, words)
             (2 * loss).backward()
-        whole = gather(mine.grad, words, dim=-1)
+        whole = all_gather(mine.grad, words, dim=-1)
         assert abs(loss - expected) <= 2e-6 * abs(expected)
         assert (whole - 2 * logits.grad).abs().max() < 1e-6, "gradient"
         assert abs(ledger.wire_bytes() - loss_bytes(21, words, ranks, gathered=False)) < 1e-6, "bytes of the loss"
 
 
 def gathers_the_logits(logits: Tensor, targets: Tensor, words: int) -> Tensor:
-    return F.cross_entropy(join_parts(logits, words, dim=-1).flatten(0, 1), targets.flatten())
+    return F.cross_entropy(gather(logits, words, dim=-1).flatten(0, 1), targets.flatten())
 
 
 def subtracts_nothing(logits: Tensor, targets: Tensor, words: int) -> Tensor:
@@ -341,7 +409,7 @@ def test_embedding_and_tied_logits() -> None:
         x, y = whole(ids), part(ids)
         loss(x, x @ whole.weight.T, F.cross_entropy).backward()
         loss(y, part.logits(y), vocabulary_parallel_cross_entropy, WORDS).backward()
-        difference = (gather(part.weight.grad, WORDS, dim=0) - whole.weight.grad).abs().max().item()
+        difference = (all_gather(part.weight.grad, WORDS, dim=0) - whole.weight.grad).abs().max().item()
         says = []
         for wrong in (WORDS, -1):
             for call in (part, lambda ids: vocabulary_parallel_cross_entropy(torch.zeros(1, 51), ids, WORDS)):
@@ -389,6 +457,67 @@ def test_dropout_is_the_same_on_what_is_whole_and_differs_on_what_is_in_parts() 
 
     a, b = launch(run, 2)
     assert a == b  # logits, and what the shared generator draws next
+
+
+def test_generators_of_cpu_and_device_are_compared() -> None:
+    """Without a GPU here, a model on the meta device and a generator of ours stand for it."""
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise RuntimeError("No backend type associated with device type cpu")  # as nccl says of a tensor of the CPU
+
+    def run(seed_of_rank: Callable[[int], int]) -> tuple[str, list[str]]:
+        of_device, asked = torch.Generator().manual_seed(seed_of_rank(dist.get_rank())), []
+
+        def generator_of(device: torch.device) -> torch.Generator:
+            asked.append(device.type)
+            return torch.default_generator if device.type == "cpu" else of_device
+
+        sys.modules["course_utils.tensor.tensor_parallel"].generator_of = generator_of  # type: ignore[attr-defined]
+        dist.all_gather = refuse  # what is sent has to go by torch, which knows the device of the group's backend
+        torch.manual_seed(0)
+        try:
+            tensor_parallel(vit(dropout=0.1).to("meta"))
+        except Exception as error:  # a meta tensor cannot be broadcast, which comes next
+            return str(error), asked
+        return "", asked
+
+    for said, asked in launch(run, 2, lambda rank: 7):
+        assert asked == ["cpu", "meta"]
+        assert "random numbers" not in said
+    for said, _ in launch(run, 2, lambda rank: 7 + rank):
+        assert "rank 1 of the group draws other random numbers than rank 0" in said
+
+
+def test_own_numbers_come_from_the_generator_of_the_input_s_device() -> None:
+    def run() -> tuple[list[int], list[str], bool]:
+        generator, asked, seen = torch.Generator().manual_seed(5), [], []
+        layers.generator_of = lambda device: asked.append(device.type) or generator
+
+        class Drops(nn.Module):
+            p = 0.5
+
+            def forward(self, x: Tensor) -> None:
+                seen.append(generator.initial_seed())
+                if len(x) > 2:
+                    raise KeyError
+
+        module, before = Drops(), generator.get_state()
+        layers.draw_own_numbers(module, "p")
+        torch.manual_seed(0)
+        module(torch.zeros(2, device="meta"))
+        restored = torch.equal(generator.get_state(), before)
+        with pytest.raises(KeyError):
+            module(torch.zeros(3))
+        restored &= torch.equal(generator.get_state(), before)
+        module.eval()(torch.zeros(2))  # drops nothing, so draws nothing
+        return seen, asked, restored
+
+    (first, asked, restored), (second, _, restored_too) = launch(run, 2)
+    assert restored
+    assert restored_too
+    assert asked == ["meta", "cpu"]
+    assert [b - a for a, b in zip(first, second, strict=True)] == [1, 1, 0]
+    assert first[2] == 5
 
 
 def heads_of(attention_dropout: float, implementation: str) -> list[list[float]]:
@@ -447,7 +576,7 @@ def test_state_dicts_go_from_one_number_of_ranks_to_another() -> None:
             whole = full_state_dict(trained)
             assert list(whole) == list(make().state_dict())
             by_two = tensor_parallel(make(), pair)
-            by_two.load_state_dict(cut_state_dict(by_two, whole, pair))
+            by_two.load_state_dict(shard_state_dict(by_two, whole, pair))
             again = full_state_dict(by_two, pair)
             same &= all(torch.equal(again[key], value) for key, value in whole.items())
             make().load_state_dict(whole)
@@ -492,7 +621,7 @@ def test_frozen_weights_bfloat16_and_a_second_backward() -> None:
                 max(
                     (p.grad - q.grad).abs().max().item()
                     for (n, p), q in zip(one.named_parameters(), parts.parameters(), strict=True)
-                    if p.grad is not None and n not in cuts_of(parts)
+                    if p.grad is not None and n not in shards_of(parts)
                 )
             )
             with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -512,10 +641,10 @@ def test_each_operation_and_the_way_back() -> None:
         for name, function, length in (
             ("copy", copy_to_ranks, 3),
             ("sum", sum_over_ranks, 3),
-            ("gather", lambda x: gather_parts(x, 3, dim=0), 2),
-            ("scatter", lambda x: sum_into_parts(x, dim=0), 3),
-            ("take", lambda x: take_part(x, dim=0), 3),
-            ("join", lambda x: join_parts(x, 3, dim=0), 2),
+            ("gather to ranks", lambda x: gather_to_ranks(x, 3, dim=0), 2),
+            ("scatter sum", lambda x: scatter_sum(x, dim=0), 3),
+            ("scatter", lambda x: scatter(x, dim=0), 3),
+            ("gather", lambda x: gather(x, 3, dim=0), 2),
         ):
             x = torch.full((length,), mine, requires_grad=True)
             y = function(x)
@@ -526,12 +655,12 @@ def test_each_operation_and_the_way_back() -> None:
     first, second = launch(run, 2)
     assert first["copy"] == ([1, 1, 1], [30, 30, 30])
     assert second["sum"] == ([3, 3, 3], [20, 20, 20])
-    assert first["gather"] == ([1, 1, 2], [30, 30])
-    assert second["gather"] == ([1, 1, 2], [30, 0])  # its second number is padding
-    assert first["scatter"] == ([3, 3], [10, 10, 20])
-    assert second["scatter"] == ([3, 0], [10, 10, 20])
-    assert second["take"] == ([2, 0], [10, 10, 20])
-    assert second["join"] == ([1, 1, 2], [20, 0])
+    assert first["gather to ranks"] == ([1, 1, 2], [30, 30])
+    assert second["gather to ranks"] == ([1, 1, 2], [30, 0])  # its second number is padding
+    assert first["scatter sum"] == ([3, 3], [10, 10, 20])
+    assert second["scatter sum"] == ([3, 0], [10, 10, 20])
+    assert second["scatter"] == ([2, 0], [10, 10, 20])
+    assert second["gather"] == ([1, 1, 2], [20, 0])
 
 
 # Messages ----------------------------------------------------------------------------------------------------------
@@ -548,6 +677,8 @@ def test_sentences_come_before_anything_is_sent() -> None:
             "hidden": (vit(mlp_ratio=0.3125), {}),
             "other": (Other(), {}),
             "twice": (tensor_parallel(vit()), {}),
+            "plan": (vit(), {"plan": (("mlp.up", "column"),)}),
+            "tokens": (nn.Sequential(vit().encoder.layers[0]), {"sequence_parallel": True}),
             "group": (vit(), {"group": pair}),
         }
         said = {}
@@ -571,16 +702,19 @@ def test_sentences_come_before_anything_is_sent() -> None:
         return said
 
     *_, said = launch(run, 4)
-    assert said == {
-        "heads": "2 attention heads cannot be shared by 4 ranks: make a group of 1, 2 ranks",
-        "hidden": "10 hidden units of the MLP cannot be shared by 4 ranks: make a group of 1, 2, 5, 10 ranks",
-        "other": "Other has no EncoderLayer, so there is nothing to cut: give a ViT or TextModel",
-        "twice": "a layer has ParallelAttention and ParallelMLP where Attention and MLP are wanted: "
-        "give a model that is still whole",
-        "group": "rank 3 is not in the group: give each rank a group that it belongs to",
-        "random": "rank 1 of the group draws other random numbers than rank 0, and this model has dropout: on what is "
-        "whole all ranks must drop the same. Call torch.manual_seed with the same seed on all of them",
+    words = {
+        "heads": ["2 attention heads", "4 ranks", "encoder.layers.0.attention", "a group of 1, 2 ranks"],
+        "hidden": ["10 hidden units", "4 ranks", "encoder.layers.0.mlp", "a group of 1, 2, 5, 10 ranks"],
+        "other": ["Other", "pass plan="],
+        "twice": ["encoder.layers.0.attention.q_proj is a ColumnParallelLinear", "still whole"],
+        "plan": ["'mlp.up'", "ViT"],
+        "tokens": ["0.attention.q_proj", "stands in none"],
+        "group": ["rank 3 is not in the group"],
+        "random": ["rank 1", "torch.manual_seed"],
     }
+    assert said.keys() == words.keys()
+    for case, sentence in said.items():
+        assert all(word in sentence for word in words[case]), sentence
     with pytest.raises(RuntimeError, match=r"needs several processes: call it in a function that launch\(fn, 4\)"):
         tensor_parallel(vit())
 

@@ -17,7 +17,7 @@ from course_utils.launch import launch
 from course_utils.measure import Ledger
 from course_utils.models import ViT, ViTConfig
 from course_utils.models.vit_config import pair
-from course_utils.tensor import tensor_parallel
+from course_utils.tensor import PLANS, tensor_parallel
 
 RANKS = 2
 BATCH = 16
@@ -70,11 +70,11 @@ def time_both(config: ViTConfig, repetitions: int) -> tuple[dict[str, list[Run]]
 
 
 def by_dtensor(whole: ViT) -> nn.Module:
-    """torch's own tensor parallelism, by the plan of its tutorial, on a copy of the model."""
+    """torch's own tensor parallelism, by the same plan, on a copy of the model."""
     model = ViT(whole.config)
     model.load_state_dict(whole.state_dict())
-    plan: dict[str, Any] = {f"attention.{p}_proj": ColwiseParallel() for p in "qkv"}
-    plan |= {"attention.out_proj": RowwiseParallel(), "mlp.fc1": ColwiseParallel(), "mlp.fc2": RowwiseParallel()}
+    styles = {"column": ColwiseParallel, "row": RowwiseParallel}
+    plan: dict[str, Any] = {name: styles[how]() for name, how in PLANS[ViT]}
     mesh = init_device_mesh("cpu", (dist.get_world_size(),))
     for layer in model.encoder.layers:
         parallelize_module(layer, mesh, plan)

@@ -19,7 +19,8 @@ from course_utils.hybrid.mesh import Mesh
 from course_utils.pipeline.pipeline import LossFunction, Pipeline
 from course_utils.pipeline.schedule import Schedule
 from course_utils.pipeline.stages import Stage
-from course_utils.tensor.tensor_parallel import cuts_of, full_state_dict, tensor_parallel
+from course_utils.tensor.layers import shards_of
+from course_utils.tensor.tensor_parallel import full_state_dict, tensor_parallel
 
 
 class HybridParallel:
@@ -165,4 +166,4 @@ def average_gradients(
 
 def _cut_parameters(module: nn.Module) -> list[Tensor]:
     """The parameters of which this rank has a slice."""
-    return [module.get_parameter(name) for name in cuts_of(module)]
+    return [module.get_parameter(name) for name in shards_of(module)]

@@ -28,10 +28,10 @@ class EncoderConfig:
         depth: layers.
         heads: attention heads per layer; must divide ``width``.
         mlp_ratio: hidden width of the MLP, as a multiple of ``width``.
-        dropout: share of numbers dropped after each attention and MLP, 0 <= p < 1.
-        attention_dropout: share of attention weights dropped.
-        drop_path: share of samples for which the last layer's branches are skipped (stochastic depth,
-            arXiv:1603.09382); earlier layers skip fewer, in proportion to their depth.
+        dropout: probability that a number is dropped after each attention and MLP, 0 <= p < 1.
+        attention_dropout: probability that an attention weight is dropped.
+        drop_path: probability that a sample skips the branches of the last layer (stochastic depth, arXiv:1603.09382).
+            In earlier layers it is less, in proportion to their depth.
         norm_eps: added to the variance by LayerNorm.
         qkv_bias: whether queries, keys and values have a bias.
         norm_first: LayerNorm before each branch (pre-norm: ViT, GPT) or after each sum (post-norm: BERT).
@@ -65,8 +65,8 @@ class EncoderConfig:
                 f"{self.heads}, such as {' or '.join(near)}, or a number of heads that divides {self.width}"
             )
         for name in ("dropout", "attention_dropout", "drop_path"):
-            if not 0 <= (share := getattr(self, name)) < 1:
-                raise ValueError(f"{name} {share!r} is no share: choose a number from 0 (off) to below 1")
+            if not 0 <= (p := getattr(self, name)) < 1:
+                raise ValueError(f"{name} {p!r} is no probability: choose a number from 0 (off) to below 1")
         if self.mlp_width < 1:
             raise ValueError(f"mlp_ratio {self.mlp_ratio!r} leaves the MLP no hidden unit: choose one such as 4")
         if not self.norm_eps > 0:
@@ -160,20 +160,20 @@ class MLP(nn.Module):
 
 
 class DropPath(nn.Module):
-    """Stochastic depth: in training, a share of the samples skips the branch, and the others are scaled up."""
+    """Stochastic depth: in training, each sample skips the branch with probability ``p``; the others are scaled up."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, p: float) -> None:
         super().__init__()
-        self.share = share
+        self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.share == 0:
+        if not self.training or self.p == 0:
             return x
-        keep = 1 - self.share
+        keep = 1 - self.p
         return x * x.new_empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(keep) / keep
 
     def extra_repr(self) -> str:
-        return f"share={self.share:.3f}"
+        return f"p={self.p:.3f}"
 
 
 Part = Callable[[EncoderConfig], nn.Module]  # makes a part of a layer
@@ -215,8 +215,8 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, attention: Part = Attention, mlp: Part = MLP) -> None:
         super().__init__()
-        shares = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
-        self.layers = nn.ModuleList(EncoderLayer(config, share, attention, mlp) for share in shares)
+        drop_path = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
+        self.layers = nn.ModuleList(EncoderLayer(config, p, attention, mlp) for p in drop_path)
 
     def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """``[B, N, D]`` to ``[B, N, D]``; ``attention_mask`` as for :meth:`Attention.forward`."""

@@ -30,7 +30,7 @@ class TextConfig(EncoderConfig):
         num_classes: width of the head's output; 0 for no head, which makes the model return features.
         pool: what the head reads: ``"cls"``, the first token, or ``"mean"``, the mean of the real tokens.
         pooler: whether one more ``Linear`` and a tanh stand between the first token and the head, as in BERT.
-        head_dropout: share of the features dropped before the head; by default ``dropout``.
+        head_dropout: probability that a feature is dropped before the head; by default ``dropout``.
 
     Raises:
         ValueError: with the value, what was expected, and what to change.
@@ -61,7 +61,9 @@ class TextConfig(EncoderConfig):
         if self.pool == "mean" and self.pooler:
             raise ValueError('the pooler reads the first token, and pool is "mean": choose pooler=False, or pool "cls"')
         if self.head_dropout is not None and not 0 <= self.head_dropout < 1:
-            raise ValueError(f"head_dropout {self.head_dropout!r} is no share: choose a number from 0 (off) to below 1")
+            raise ValueError(
+                f"head_dropout {self.head_dropout!r} is no probability: choose a number from 0 (off) to below 1"
+            )
 
 
 class TextModel(nn.Module):

@@ -12,21 +12,20 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.tensor.collectives_with_gradient import Group, copy_to_ranks, part, sum_over_ranks
-from course_utils.tensor.layers import Cut
+from course_utils.tensor.collectives_with_gradient import Group, copy_to_ranks, sum_over_ranks
+from course_utils.tensor.layers import Shard, shard_parameter
 
 
-class VocabularyParallelEmbedding(nn.Embedding):
+class VocabularyParallelEmbedding(nn.Module):
     """``1/t`` of the rows of an ``Embedding``: a rank looks up its own words, has zeros for the others, and the sum
     over ranks is the whole lookup."""
 
     def __init__(self, whole: nn.Embedding, group: Group = None) -> None:
-        nn.Module.__init__(self)
+        super().__init__()
         self.group, self.rank = group, dist.get_rank(group)
-        self.num_embeddings, self.embedding_dim = whole.num_embeddings, whole.embedding_dim  # of the whole
-        self.padding_idx, self.max_norm, self.sparse = whole.padding_idx, None, False
-        self.cuts = {"weight": Cut(0, whole.num_embeddings)}
-        self.weight = nn.Parameter(part(whole.weight.detach(), group, 0), requires_grad=whole.weight.requires_grad)
+        self.words, self.padding_idx = whole.num_embeddings, whole.padding_idx
+        self.shards = {"weight": Shard(0, whole.num_embeddings)}
+        self.weight = shard_parameter(whole.weight, 0, group)  # [V/t, D]
 
     def forward(self, ids: Tensor) -> Tensor:
         """``[B, N]`` to ``[B, N, D]``.
@@ -35,7 +34,7 @@ class VocabularyParallelEmbedding(nn.Embedding):
             IndexError: for an id beyond the vocabulary, as ``nn.Embedding`` does: no rank would know it, and it would
                 pass as a vector of zeros.
         """
-        check_ids(ids, self.num_embeddings)
+        check_ids(ids, self.words)
         rows, mine = local_ids(ids, len(self.weight), self.rank)
         padding = None if self.padding_idx is None else self.padding_idx - self.rank * len(self.weight)
         untrained = padding if padding is not None and 0 <= padding < len(self.weight) else None
@@ -50,7 +49,7 @@ class VocabularyParallelEmbedding(nn.Embedding):
 def vocabulary_parallel_cross_entropy(
     logits: Tensor, targets: Tensor, vocab_size: int, group: Group = None, *, ignore_index: int = -100
 ) -> Tensor:
-    """``F.cross_entropy`` of logits that lie cut over the ranks: the mean over all targets but the ignored ones.
+    """``F.cross_entropy`` of logits that are sharded over the ranks: the mean over all targets but the ignored ones.
 
     Three numbers a target are sent: the largest logit, to subtract it; the sum of the exponentials; the target's own
     logit, which one rank has. In backward nothing is sent: each rank has what its columns of softmax need.
