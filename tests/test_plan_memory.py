@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from course_utils.measure import held
 from course_utils.models.encoder import Encoder, EncoderConfig
 from course_utils.plan.memory import (
     FP32_ADAM,
@@ -11,7 +12,6 @@ from course_utils.plan.memory import (
     MASTER_ADAM_FP32_GRADIENTS,
     PURE_BF16_ADAM,
     encoder_layer_activations,
-    measure_model_states,
     saved_for_backward,
 )
 from course_utils.precision.scaling import MasterWeights
@@ -29,8 +29,12 @@ def test_a_real_adam_holds_what_the_ledger_says(dtype, ledger):
     model(torch.ones(2, 30, dtype=dtype)).sum().backward()
     optimizer.step()
     n = sum(p.numel() for p in model.parameters())
-    held = measure_model_states(model, optimizer)
-    assert held == {name: n * getattr(ledger, name) for name in held}
+    assert held(model, optimizer) == (
+        n * ledger.weights,
+        n * ledger.gradients,
+        n * ledger.master_weights,
+        n * ledger.moments,
+    )
 
 
 def test_master_weights_with_fp32_gradients_are_18_bytes():
@@ -41,13 +45,13 @@ def test_master_weights_with_fp32_gradients_are_18_bytes():
     master.gradients_from_model()
     optimizer.step()
     n = sum(p.numel() for p in model.parameters())
-    assert sum(measure_model_states(model, optimizer).values()) == n * MASTER_ADAM_FP32_GRADIENTS.total
+    assert held(model, optimizer).total == n * MASTER_ADAM_FP32_GRADIENTS.total
 
 
 def test_tied_weights_count_once():
     model = nn.Sequential(nn.Linear(8, 8, bias=False), nn.Linear(8, 8, bias=False))
     model[1].weight = model[0].weight
-    assert measure_model_states(model, torch.optim.SGD(model.parameters()))["weights"] == 8 * 8 * 4
+    assert held(model).parameters == 8 * 8 * 4
 
 
 @pytest.mark.parametrize("autocast", [False, True])

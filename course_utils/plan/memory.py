@@ -63,28 +63,6 @@ LEDGERS = (
 )
 
 
-def measure_model_states(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, int]:
-    """Bytes that a model and its optimizer really hold after a step: weights, gradients, master weights, moments.
-
-    Shared tensors count once. Parameters that the optimizer holds and the model does not are the master weights.
-    """
-    parameters = {id(p): p for p in model.parameters()}
-    held = {id(p): p for group in optimizer.param_groups for p in group["params"]}
-    masters = [p for key, p in held.items() if key not in parameters]
-    everything = [*parameters.values(), *masters]
-    return {
-        "weights": sum(p.nbytes for p in parameters.values()),
-        "gradients": sum(p.grad.nbytes for p in everything if p.grad is not None),
-        "master_weights": sum(p.nbytes for p in masters),
-        "moments": sum(
-            v.nbytes
-            for state in optimizer.state.values()
-            for v in state.values()
-            if torch.is_tensor(v) and v.numel() > 1
-        ),
-    }
-
-
 @dataclass
 class SavedForBackward:
     """Bytes that autograd keeps between forward and backward: activations, and 16-bit copies of weights."""
