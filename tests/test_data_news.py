@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -69,12 +70,12 @@ def test_labels_and_indices_turn_into_each_other():
 
 @pytest.mark.parametrize("index", [-1, 18])
 def test_an_index_of_no_label_is_refused(index):
-    with pytest.raises(ValueError, match=f"^{index} is no label's index: the 18 labels have 0 to 17$"):
+    with pytest.raises(ValueError, match=f"^{index} .*0 to 17"):
         index_to_label(index)
 
 
 def test_a_word_that_is_no_label_is_refused():
-    with pytest.raises(ValueError, match=r"^'sports' is no label: use one of 家居 房产"):
+    with pytest.raises(ValueError, match=r"^'sports'.*家居 房产"):
         label_to_index("sports")
 
 
@@ -213,17 +214,30 @@ def test_edit_distance(a, b, edits):
 
 
 def test_mend_moves_what_was_appended_and_nothing_else(tmp_path, monkeypatch):
+    """The card's baseline has a test of its own; one that learns nothing serves here."""
+
+    class Nothing:
+        def fit(self, texts, tags):
+            return self
+
+        def score(self, texts, tags):
+            return 0.5
+
+    def content(file):
+        return re.sub(r"\d+\.\d% of (validation|test)", "% of", file.read_text(encoding="utf-8"))
+
+    monkeypatch.setattr(check_news, "baseline", Nothing)
     before = {}
     for file in [*(check_news.EMBEDDED / f"news_{split}.jsonl" for split in SPLITS), check_news.CARD]:
-        before[file.name] = file.read_text(encoding="utf-8")
-        (tmp_path / file.name).write_text(before[file.name], encoding="utf-8")
+        shutil.copy(file, tmp_path)
+        before[file.name] = content(file)
     check_news.mend(tmp_path)
-    assert {name: (tmp_path / name).read_text(encoding="utf-8") for name in before} == before
+    assert {name: content(tmp_path / name) for name in before} == before
     new = next(text for n in range(99) if split_of(text := f"第{n}届邻里运动会在雨中闭幕") == "test")
     with (tmp_path / "news_train.jsonl").open("a", encoding="utf-8") as file:
         file.write(json.dumps({"tag": "体育", "title": new}) + "\n")
     check_news.mend(tmp_path)
-    after = {name: (tmp_path / name).read_text(encoding="utf-8") for name in before}
+    after = {name: content(tmp_path / name) for name in before}
     assert after["news_train.jsonl"] == before["news_train.jsonl"]
     added = set(after["news_test.jsonl"].splitlines()) - set(before["news_test.jsonl"].splitlines())
     assert [json.loads(line)["title"] for line in added] == [new]
@@ -265,47 +279,47 @@ def test_an_embedded_name_is_not_a_file_of_that_name(written, monkeypatch):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"tag": "体育", "title": "补时"', "not JSON (Expecting ',' delimiter at column 28)"),
-        ("体育\t补时扳平", "found 体育\t补时扳平: write one complete object on each line"),
-        ("{'tag': '体育', 'title': '补时'}", "JSON has double quotes: write the line with json.dumps"),
-        ('[{"tag": "体育", "title": "补时"},', "the file is one JSON array: write its objects one a line"),
-        ('["体育", "补时"]', "a JSON array, expected {"),
-        ('"体育"', 'the JSON value "体育", expected {'),
-        ("null", "the JSON value null, expected {"),
-        (GOOD + GOOD, "not JSON (Extra data at column 31)"),
-        pytest.param("[" * 100_000, "too deeply nested to read", id="deeply nested"),
-        ("{}", "the field 'tag' is missing (found none)"),
-        ('{"label": "体育", "title": "补时"}', "the field 'tag' is missing (found 'label', 'title')"),
-        ('{"tag": "体育", "text": "补时"}', "the field 'title' is missing (found 'tag', 'text')"),
-        ('{"tag": 10, "title": "补时"}', "the field 'tag' is 10, expected a text in double quotes"),
-        ('{"tag": ["体育"], "title": "补时"}', "the field 'tag' is [\"体育\"], expected a text"),
-        ('{"tag": "体育", "title": null}', "the field 'title' is null, expected a text in double quotes"),
-        ('{"tag": "体育", "title": ""}', "the field 'title' is empty: write it, or remove the line"),
-        ('{"tag": "体育", "title": "\u3000 "}', "the field 'title' is empty"),
-        ('{"tag": " ", "title": "补时"}', "the field 'tag' is empty"),
-        ('{"tag": "sports", "title": "补时"}', "unknown tag 'sports': write one of 家居 房产 股票"),
-        ('{"tag": "体 育", "title": "补时"}', "unknown tag '体 育': write one of"),
-        ('{"tag": "\u2f42化", "title": "补时"}', "the tag U+2F42 U+5316 looks like 文化 and is not: write 文化"),
+        ('{"tag": "体育", "title": "补时"', "column 28"),
+        ("体育\t补时扳平", "found 体育\t补时扳平: write one complete object"),
+        ("{'tag': '体育', 'title': '补时'}", "double quotes: write the line with json.dumps"),
+        ('[{"tag": "体育", "title": "补时"},', "one JSON array: write its objects one a line"),
+        ('["体育", "补时"]', "a JSON array"),
+        ('"体育"', 'value "体育"'),
+        ("null", "value null"),
+        (GOOD + GOOD, "column 31"),
+        pytest.param("[" * 100_000, "too deeply nested", id="deeply nested"),
+        ("{}", "'tag' is missing (found none)"),
+        ('{"label": "体育", "title": "补时"}', "'tag' is missing (found 'label', 'title')"),
+        ('{"tag": "体育", "text": "补时"}', "'title' is missing (found 'tag', 'text')"),
+        ('{"tag": 10, "title": "补时"}', "'tag' is 10"),
+        ('{"tag": ["体育"], "title": "补时"}', "'tag' is [\"体育\"]"),
+        ('{"tag": "体育", "title": null}', "'title' is null"),
+        ('{"tag": "体育", "title": ""}', "'title' is empty"),
+        ('{"tag": "体育", "title": "\u3000 "}', "'title' is empty"),
+        ('{"tag": " ", "title": "补时"}', "'tag' is empty"),
+        ('{"tag": "sports", "title": "补时"}', "'sports': write one of 家居 房产 股票"),
+        ('{"tag": "体 育", "title": "补时"}', "'体 育': write one of"),
+        ('{"tag": "\u2f42化", "title": "补时"}', "U+2F42 U+5316 looks like 文化"),
         ('{"tag": "体育\\u200b", "title": "补时"}', "U+4F53 U+80B2 U+200B looks like 体育"),
-        ('{"tag": NaN, "title": "补时"}', "the field 'tag' is NaN, expected a text"),
-        ('{"tag": "体育", "title": NaN}', "the field 'title' is NaN, expected a text"),
-        ('{"tag": {"id": 10}, "title": "补时"}', "the field 'tag' is an object, expected a text"),
+        ('{"tag": NaN, "title": "补时"}', "'tag' is NaN"),
+        ('{"tag": "体育", "title": NaN}', "'title' is NaN"),
+        ('{"tag": {"id": 10}, "title": "补时"}', "'tag' is an object"),
         (
             '{"tag": "体育", "title": "补时\\ud83d半"}',
-            "the field 'title' holds U+D83D as character 3, half of a surrogate",
+            "'title' holds U+D83D as character 3, half of a",
         ),
         (
             '{"tag": "体育", "title": "补\\u0000时"}',
-            "the field 'title' holds U+0000 as character 2, a control character",
+            "'title' holds U+0000 as character 2, a control",
         ),
-        ('{"tag": "体育", "title": "补\\u001b[1m"}', "holds U+001B as character 2, a control character: remove it"),
+        ('{"tag": "体育", "title": "补\\u001b[1m"}', "U+001B as character 2"),
         ('{"tag": "体育", "title": "补\x07时"}', "remove it, or write it as json.dumps does"),
-        ('{"tag": "体育", "title": "\u200b\u2060"}', "the field 'title' is empty (only U+200B U+2060): write it"),
+        ('{"tag": "体育", "title": "\u200b\u2060"}', "'title' is empty (only U+200B U+2060)"),
         ('{"tag": "体育", "title": " \\ufeff\u3164\u0301"}', "'title' is empty (only U+0301 U+3164 U+FEFF)"),
-        ('{"tag": "体育", "title": "补", "tag": "股票"}', "the field 'tag' stands 2 times: keep one"),
-        ('{"tag": "体育", "title": "补", "title": "补"}', "the field 'title' stands 2 times"),
-        ("\ufeff" + GOOD, "a byte-order mark stands before the line, as where files were joined: remove it"),
-        ("\r".join([GOOD] * 3), "lines end with CR alone: convert the file with tr"),
+        ('{"tag": "体育", "title": "补", "tag": "股票"}', "'tag' stands 2 times"),
+        ('{"tag": "体育", "title": "补", "title": "补"}', "'title' stands 2 times"),
+        ("\ufeff" + GOOD, "byte-order mark stands before the line"),
+        ("\r".join([GOOD] * 3), "CR alone: convert the file with tr"),
         pytest.param('{"id": ' + "1" * 5000 + "}", "not JSON (Exceeds the limit", id="a very long number"),
         pytest.param('{"' + "x" * 10**6 + '": 1}', "'tag' is missing (found 'xxx", id="a very long name"),
     ],

@@ -230,11 +230,12 @@ def test_a_rank_that_returns_just_too_late_is_late(nothing_left: None) -> None:
 
 def test_a_rank_that_raises_when_the_time_is_over_is_heard(nothing_left: None) -> None:
     def work() -> None:
-        time.sleep(0.8)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it does not say where it stands, so the caller waits
+        time.sleep(1)
         raise ValueError("too many cooks")
 
     with pytest.raises(RankFailed, match="ValueError: too many cooks"):
-        launch(work, 1, timeout=0.6)
+        launch(work, 1, timeout=0.5)
 
 
 def test_a_rank_that_does_not_answer_is_named(nothing_left: None) -> None:
@@ -477,29 +478,23 @@ def test_threads_survive_a_caller_that_used_them() -> None:
         torch.set_num_threads(before)
 
 
-def test_a_function_that_says_ops_can_be_sent() -> None:
+def test_a_function_that_says_ops_and_config_can_be_sent() -> None:
+    """cloudpickle takes the names for torch.ops and torch.distributed.config, which cannot be copied."""
+
     class Thing:
-        ops = 3
+        ops = config = 3
 
     thing = Thing()
-    assert launch(lambda: thing.ops * torch.ones(1).item(), 1) == [3.0]
-
-
-def test_a_function_that_says_config_can_be_sent() -> None:
-    class Thing:
-        config = 3
-
-    thing = Thing()
-    assert launch(lambda: thing.config * dist.get_world_size(), 1) == [3]
+    assert launch(lambda: thing.ops * torch.ones(1).item() + thing.config * dist.get_world_size(), 1) == [6.0]
 
 
 @pytest.mark.parametrize(
     ("world_size", "error", "message"),
     [
-        (0, ValueError, "world_size is 0: launch starts 1 to 64 processes"),
+        (0, ValueError, "world_size is 0.* 64 "),
         (-2, ValueError, "world_size is -2"),
-        (384, ValueError, "world_size is 384.*start the program with torchrun on several machines"),
-        ("4", TypeError, "world_size is '4' .str.: expected a whole number such as 4"),
+        (384, ValueError, "world_size is 384.*torchrun"),
+        ("4", TypeError, "world_size is '4' .str."),
         (True, TypeError, "world_size is True"),
         (2.0, TypeError, "world_size is 2.0 .float."),
     ],
@@ -512,13 +507,13 @@ def test_wrong_world_sizes(world_size: Any, error: type[Exception], message: str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        *[({"timeout": t}, f"timeout is {t!r}: expected seconds, more than 0") for t in (0, -1, "a", float("inf"))],
+        *[({"timeout": t}, f"timeout is {t!r}") for t in (0, -1, "a", float("inf"))],
         ({"timeout": float("nan")}, "timeout is nan"),
-        ({"stop_within": 0}, "stop_within is 0: expected seconds"),
-        ({"threads": 0}, "threads is 0: expected a whole number, 1 or more"),
-        ({"seed": -1}, "seed is -1: expected a whole number, 0 or more"),
-        ({"seed": 1.5}, "seed is 1.5: expected a whole number"),
-        ({"backend": "mpi"}, "backend is 'mpi': choose 'gloo'"),
+        ({"stop_within": 0}, "stop_within is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 1.5}, "seed is 1.5"),
+        ({"backend": "mpi"}, "backend is 'mpi'"),
     ],
 )
 def test_wrong_options(options: dict[str, Any], message: str, nothing_left: None) -> None:
@@ -533,22 +528,18 @@ def test_what_cannot_be_sent_is_named(nothing_left: None) -> None:
         with lock:
             pass
 
-    with pytest.raises(
-        TypeError, match=r"uses_a_lock cannot be sent .* its variable lock \(_thread.lock\) cannot be copied"
-    ):
+    with pytest.raises(TypeError, match=r"uses_a_lock .* its variable lock \(_thread.lock\)"):
         launch(uses_a_lock, 2)
-    with pytest.raises(
-        TypeError, match=r"its argument 1 \(_thread.lock\) cannot be copied: create such things inside total"
-    ):
+    with pytest.raises(TypeError, match=r"its argument 1 \(_thread.lock\) .* inside total"):
         launch(total, 2, lock)
     with pytest.raises(TypeError, match=r"launch got Pair.* where a function belongs: write launch.f, 4, x."):
         launch(Pair(0, 1.0), 2)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="start method 'fork' does not exist here: choose 'forkserver'"):
+    with pytest.raises(ValueError, match=r"'fork' .*'forkserver'"):
         launch(total, 2, 1.0, start_method="fork")  # type: ignore[arg-type]
 
 
 def test_a_launch_inside_a_launch_is_refused() -> None:
-    with pytest.raises(RankFailed, match="launch was called inside rank 0 of another launch: call it once, outside"):
+    with pytest.raises(RankFailed, match="inside rank 0 of another launch"):
         launch(lambda: launch(total, 2, 1.0), 1)
 
 

@@ -178,36 +178,40 @@ def preload(*modules: str) -> None:
 def _watch(workers: list[WorkerProcess], timeout: float, stop_within: float | None) -> None:
     """Listen until every rank has returned; raise for the one that fails or holds up the others."""
     begin, seconds, started = time.monotonic(), START_UP, False
-    with _signals_passed_on(workers, stop_within) as asked:
+    told: set[int] = set()  # ranks that the signal was passed on to
+    with _noted_signals(stop_within is not None) as noted:
         while any(each.state != "returned" for each in workers):
-            read_all(workers, min(begin + seconds - time.monotonic(), 1.0))  # 1.0: a signal moves the end
+            read_all(workers, min(begin + seconds - time.monotonic(), 0.25))  # no longer: a signal wants to be noticed
             if any(each.failed for each in workers):
                 raise _cause(workers)
             if not started and all(each.state != "starting" for each in workers):
                 begin, seconds, started = time.monotonic(), timeout, True
-            if stop_within is not None and asked and asked[0] + stop_within < begin + seconds:
-                begin, seconds = asked[0], stop_within
+            if noted and stop_within is not None:
+                number, at = noted[0]
+                for each in workers:
+                    if each.state == "running" and each.rank not in told:
+                        each.send_signal(number)
+                        told.add(each.rank)
+                if at + stop_within < begin + seconds:
+                    begin, seconds = at, stop_within
             if time.monotonic() >= begin + seconds:
-                raise _late(workers, f"{seconds:g} s" + " from the signal on" * bool(asked))
+                raise _late(workers, f"{seconds:g} s" + " from the signal on" * bool(noted))
 
 
 @contextlib.contextmanager
-def _signals_passed_on(workers: list[WorkerProcess], stop_within: float | None) -> Iterator[list[float]]:
-    """Let SIGINT and SIGTERM go to the ranks, if they get time to stop; gives the moment of the first, once it came."""
-    asked: list[float] = []
+def _noted_signals(wanted: bool) -> Iterator[list[tuple[int, float]]]:
+    """Take a note of SIGINT or SIGTERM, and of its moment, instead of ending by it. A second one ends this process."""
+    noted: list[tuple[int, float]] = []
 
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        if asked or any(each.state == "starting" for each in workers):
+    def note(number: int, frame: FrameType | None) -> None:
+        if noted:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        asked.append(time.monotonic())
-        for each in workers:
-            each.send_signal(number)
+        noted.append((number, time.monotonic()))
 
     in_main = threading.current_thread() is threading.main_thread()  # signals reach no other thread
-    handled = (signal.SIGINT, signal.SIGTERM) if stop_within is not None and in_main else ()
-    before = {number: signal.signal(number, pass_on) for number in handled}
+    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM) if wanted and in_main}
     try:
-        yield asked
+        yield noted
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
