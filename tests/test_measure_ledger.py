@@ -250,6 +250,16 @@ def test_saved_activations_are_counted_while_they_live() -> None:
     assert ledger.saved == 0
 
 
+def test_inputs_count_and_parameters_do_not() -> None:
+    """Both products save x, a leaf as what a pipeline receives is; the product of the two saves both results."""
+    layer, x = nn.Linear(8, 8, bias=False), torch.randn(3, 8, requires_grad=True)
+    for given in (layer, None):
+        with Ledger(given) as ledger:
+            layer(x) * layer(x)
+        assert ledger.saved_peak == 3 * (3 * 8 * 4)
+        assert [saved.shape for saved in ledger.saved_tensors] == [(3, 8)] * 3
+
+
 def test_what_is_shared_counts_once_and_checkpointing_saves() -> None:
     x = torch.randn(10, requires_grad=True)
     with Ledger() as ledger:

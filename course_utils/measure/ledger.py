@@ -47,6 +47,15 @@ class Held(NamedTuple):
         return sum(self)
 
 
+class SavedTensor(NamedTuple):
+    """A storage that autograd kept for backward."""
+
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    nbytes: int
+    weight_copy: bool  # of 16 bits and in the shape of a matrix of the model: a copy that autocast made of it
+
+
 class Ledger:
     """Charges what this rank sends, and measures what autograd saves for backward, while its ``with`` block runs.
 
@@ -62,18 +71,21 @@ class Ledger:
     differ.
 
     Args:
-        model: its parameters are no activations, however they are saved; leaf tensors that require gradients never are.
+        model: its parameters are no activations, however they are saved; ``nn.Parameter`` never is.
 
     Attributes:
         calls: all calls in order.
-        saved: bytes saved for backward at this moment: each storage once, without parameters.
+        saved: bytes saved for backward at this moment: each storage once, without parameters. On the meta device too,
+            so also for models that no memory here could hold.
         saved_peak: the largest that ``saved`` has been.
+        saved_tensors: all that was saved, in order.
     """
 
     def __init__(self, model: nn.Module | None = None) -> None:
         self.calls: list[Call] = []
         self.saved = 0
         self.saved_peak = 0
+        self.saved_tensors: list[SavedTensor] = []
         self._users: dict[int, int] = {}  # address of a storage -> how often it is saved
         self._model = model
         self._own: frozenset[int] = frozenset()
@@ -82,8 +94,10 @@ class Ledger:
     def __enter__(self) -> Ledger:
         if self._inside is not None:
             raise RuntimeError("this ledger is already counting: make another one for the inner block")
-        own = self._model.parameters() if self._model is not None else ()
+        own = list(self._model.parameters()) if self._model is not None else []
         self._own = frozenset(_address(local(p)) for p in own)
+        matrices = {shape for p in own if p.dim() > 1 for shape in (p.shape, p.flatten(1).shape)}
+        self._matrices = matrices | {shape[::-1] for shape in matrices}
         self._seen: dict[dist.ProcessGroup, int] = {}
         self._before = {group: sequence_number(group) for group in _groups()}
         self._inside = ExitStack()
@@ -128,7 +142,7 @@ class Ledger:
 
     def __getstate__(self) -> dict[str, Any]:
         """A ledger that a rank returns carries its numbers, not the model."""
-        return {"calls": self.calls, "saved": self.saved, "saved_peak": self.saved_peak}
+        return {name: getattr(self, name) for name in ("calls", "saved", "saved_peak", "saved_tensors")}
 
     def _compare_with_backends(self) -> None:
         for group in _groups():
@@ -143,7 +157,7 @@ class Ledger:
         """Called by autograd for each tensor that it keeps for backward."""
         base = tensor if tensor._base is None else tensor._base
         address = _address(local(tensor))
-        if (base.is_leaf and base.requires_grad) or address in self._own:
+        if isinstance(base, nn.Parameter) or address in self._own:
             return tensor
         return _Saved(self, tensor, address)
 
@@ -181,6 +195,8 @@ class _Saved:
         if users[address] == 1:
             ledger.saved += self.size
             ledger.saved_peak = max(ledger.saved_peak, ledger.saved)
+            copy = tensor.dtype.itemsize == 2 and tensor.shape in ledger._matrices
+            ledger.saved_tensors.append(SavedTensor(tensor.dtype, tuple(tensor.shape), self.size, copy))
 
     def __del__(self) -> None:
         users = self.ledger._users
@@ -229,7 +245,8 @@ def _unique(tensors: Iterable[Tensor]) -> Sequence[Tensor]:
 
 
 def _address(tensor: Tensor) -> int:
-    return tensor.untyped_storage().data_ptr()
+    storage = tensor.untyped_storage()
+    return storage.data_ptr() or storage._cdata  # on the meta device no storage has an address of its own
 
 
 def _groups() -> list[dist.ProcessGroup]:
