@@ -204,7 +204,7 @@ def test_master_weights_are_part_of_a_checkpoint(tmp_path: Path) -> None:
     checkpoint.save(tmp_path / "c", model=first[0], master=first[1], optimizer=first[2])
     whole = steps(*first)
     model, master, optimizer = begin()
-    with pytest.raises(ValueError, match="holds a master .* but none was given"):
+    with pytest.raises(ValueError, match=r"holds a master .* but none was given"):
         checkpoint.load(tmp_path / "c").restore(model, optimizer=optimizer)
     checkpoint.load(tmp_path / "c").restore(model, optimizer=optimizer, master=master)
     assert steps(model, master, optimizer) == whole == pytest.approx(0.999, abs=1e-6)

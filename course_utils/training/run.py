@@ -216,7 +216,8 @@ class _Run:
     def train_epoch(self, stop: Stop) -> bool:
         """The rest of the epoch that the run stands in; True if it was stopped before its end."""
         task, config, began, items = self.task, self.config, time.perf_counter(), 0
-        epoch, done = divmod(self.step, task.steps_per_epoch)
+        epoch = len(self.epochs)
+        done = self.step - epoch * task.steps_per_epoch  # all, if it was stopped before it was validated
         if done == 0:
             if epoch in (0, *task.stages):
                 self._begin_stage(epoch)
@@ -349,7 +350,8 @@ class _Run:
         extra = found.extra
         self.step, self.losses = found.step, list(extra.get("losses", []))
         self.epochs = list(extra["epochs"] if "epochs" in extra else extra["history"])
-        epoch, done = divmod(self.step, self.task.steps_per_epoch)
+        epoch = len(self.epochs)
+        done = self.step - epoch * self.task.steps_per_epoch
         model = self.task.trained(self.task.model)
         self._begin_stage(epoch)
         # Where a stage begins anew, and at the end, the optimizer in the file has done its work.
