@@ -227,6 +227,12 @@ def test_cifar_npz_of_the_wrong_kind(tmp_path, change, words):
         load_images("cifar10", root=tmp_path / "c.npz")
 
 
+def test_cifar_that_is_black_is_named(tmp_path):
+    np.savez(tmp_path / "c.npz", **(cifar_arrays() | {"x_train": np.zeros((20, 32, 32, 3), np.uint8)}))
+    with pytest.raises(ValueError, match=r"cifar10 from .*c\.npz: channel 0 has the same value"):
+        load_images("cifar10", root=tmp_path / "c.npz")
+
+
 def test_cifar_npz_with_a_pickle_inside_is_refused_unread(tmp_path):
     mark = tmp_path / "mark"
     np.savez(tmp_path / "c.npz", **(cifar_arrays() | {"y_train": np.array([Trap(mark)], dtype=object)}))

@@ -548,6 +548,7 @@ def test_a_launch_inside_a_launch_is_refused() -> None:
     [
         ("ValueError: batch_size 3 is odd", "batch_size 3 is odd"),
         ("FileNotFoundError: no such file: 'a: b'", "no such file: 'a: b'"),
+        ("FloatingPointError: the loss is nan", "the loss is nan"),
         ("RuntimeError: shapes differ", "rank 1 of 2 failed"),
         ("torch.OutOfMemoryError: too much", "rank 1 of 2 failed"),
         ("", "rank 1 of 2 failed"),

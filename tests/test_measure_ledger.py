@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import pickle
+import socket
+import struct
+import sys
 import threading
+import time
 from typing import Any
 
 import pytest
@@ -77,6 +83,52 @@ def test_every_collective_of_torch_by_hand() -> None:
         operation = "all_to_all" if name == "uneven" else name
         expected = [[Sent(operation, "0-3", 1, payload, w)] for w in wire]
         assert [result[name] for result in results] == expected, name
+
+
+def sent_by_sockets() -> int:
+    """Bytes that the sockets of this process have sent so far, as the kernel counts them (Linux)."""
+    total = 0
+    for descriptor in os.listdir("/proc/self/fd"):  # noqa: PTH208
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(int(descriptor))) as found:
+            if found.family in (socket.AF_INET, socket.AF_INET6) and found.type == socket.SOCK_STREAM:
+                information = found.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+                sent, again = struct.unpack_from("QQ", information, 200)  # tcpi_bytes_sent, tcpi_bytes_retrans
+                total += sent - again
+    return total
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel's count of a socket's bytes is Linux's")
+def test_what_is_charged_is_what_the_kernel_counts_where_the_algorithm_is_that_of_the_formula() -> None:
+    """gloo: a ring for all_reduce and all_gather, but a tree for broadcast, and reduce_scatter is half an all_reduce
+    of which all is done."""
+    size = 2**20  # bytes; what is sent besides, to agree on buffers, is a few kilobytes
+
+    def run() -> dict[str, tuple[float, float]]:
+        x, found = torch.ones(size // 4), {}
+        calls: dict[str, Any] = {
+            "all_reduce": lambda: dist.all_reduce(x),
+            "all_gather": lambda: dist.all_gather([torch.empty(size // 16) for _ in range(4)], x[: size // 16]),
+            "broadcast": lambda: dist.broadcast(x, 0),
+            "reduce_scatter": lambda: dist.reduce_scatter(torch.empty(size // 16), list(x.chunk(4))),
+        }
+        for name, call in calls.items():
+            call()
+            dist.barrier()
+            before = sent_by_sockets()
+            with Ledger() as ledger:
+                call()
+            time.sleep(0.2)  # a leaf of the tree may have returned while another rank still sends
+            found[name] = ledger.wire_bytes() / size, (sent_by_sockets() - before) / size
+            dist.barrier()
+        return found
+
+    results = launch(run, 4)
+    for result in results:
+        assert result["all_reduce"] == pytest.approx((1.5, 1.5), abs=0.01)  # 2 * 3/4
+        assert result["all_gather"] == pytest.approx((0.75, 0.75), abs=0.01)
+        assert result["reduce_scatter"] == pytest.approx((0.75, 1.5), abs=0.01)
+    assert [result["broadcast"][0] for result in results] == [1, 1, 1, 0]  # charged: a chain
+    assert [result["broadcast"][1] for result in results] == pytest.approx([2, 1, 0, 0], abs=0.01)  # sent: a tree
 
 
 @pytest.mark.parametrize("ranks", [2, 4])

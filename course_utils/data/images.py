@@ -119,9 +119,12 @@ def load_splits(
         for x, y in (arrays["train"], arrays["test"])
     )
     held_out: Images | None = None
-    if validation:
-        train, held_out = hold_out(train, validation, seed=seed)
-    train = replace(train, statistics=train.mean_and_std)
+    try:
+        if validation:
+            train, held_out = hold_out(train, validation, seed=seed)
+        train = replace(train, statistics=train.mean_and_std)
+    except ValueError as error:
+        raise ValueError(f"{name}{f' from {root}' if root else ''}: {error}") from None
     return Splits(train, held_out, replace(test, statistics=train.statistics))
 
 

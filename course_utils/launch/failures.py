@@ -33,7 +33,7 @@ class RankFailed(RuntimeError):
         """What to tell the user of a command: errors that speak to people without the traceback, others with it."""
         kind, _, message = self.traceback.strip().rpartition("\n")[2].partition(": ")
         error = getattr(builtins, kind, None)
-        speaks = isinstance(error, type) and issubclass(error, ValueError | OSError)
+        speaks = isinstance(error, type) and issubclass(error, ValueError | OSError | FloatingPointError)
         return message if speaks else str(self)
 
 
