@@ -23,8 +23,8 @@ from course_utils.data import Images, load_splits
 from course_utils.launch import launch
 from course_utils.models import ViT, ViTConfig
 from course_utils.precision.scaling import MasterWeights
-from course_utils.training import checkpoint, run
-from course_utils.training.run import BEST, LAST
+from course_utils.training import checkpoint, folder, run, speed
+from course_utils.training.folder import BEST, LAST
 from course_utils.vision import images as sharing
 from course_utils.vision.fine_tune.config import FineTune
 from course_utils.vision.fine_tune.data import Data
@@ -229,8 +229,8 @@ def test_peaks_are_of_the_device_that_is_named(monkeypatch: pytest.MonkeyPatch) 
     names = {"NVIDIA A100-SXM4-80GB": 312e12, "Tesla T4": 65e12, "NVIDIA L40S": None, "NVIDIA H100 PCIe": 756e12}
     for name, flops in names.items():
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda device, name=name: name)
-        assert run.peak(torch.device("cuda")) == flops
-    assert run.peak(torch.device("cpu")) is None
+        assert speed.peak(torch.device("cuda")) == flops
+    assert speed.peak(torch.device("cpu")) is None
 
 
 def test_tensorboard_is_asked_for_or_what_to_install_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,7 +248,7 @@ def test_tensorboard_is_asked_for_or_what_to_install_is_said(tmp_path: Path, mon
     monkeypatch.undo()
     pytest.importorskip("tensorboard")
     fine_tune(tmp_path / "b", tensorboard=True)
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
     log = EventAccumulator(str(tmp_path / "b" / "tensorboard"))
     log.Reload()
@@ -261,15 +261,15 @@ def test_old_checkpoints_of_news_resume_and_of_other_rates_are_refused(tmp_path:
     """An older version kept its history under another name, and no losses."""
     fine_tune(tmp_path)
     found = checkpoint.load(tmp_path / LAST)
-    assert run.facts_of(found, "classes")["images"] == 72
+    assert folder.facts_of(found, "classes")["images"] == 72
     old = replace(found, extra={**found.extra["facts"], "history": found.extra["epochs"]})
-    assert run.facts_of(old, "classes") == old.extra
+    assert folder.facts_of(old, "classes") == old.extra
     config = FineTune(**TINY, output=str(tmp_path))
-    run.check_same_run(old, config, found.extra["facts"])
+    folder.check_same_run(old, config, found.extra["facts"])
     with pytest.raises(ValueError, match="images was 72 and is 71"):
-        run.check_same_run(old, config, {**found.extra["facts"], "images": 71})
+        folder.check_same_run(old, config, {**found.extra["facts"], "images": 71})
     with pytest.raises(ValueError, match="of no run"):
-        run.check_same_run(replace(found, extra=None), config, {})
+        folder.check_same_run(replace(found, extra=None), config, {})
 
 
 def test_a_lost_loss_ends_the_run_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,10 +26,12 @@ from course_utils.launch.agree import agree
 from course_utils.launch.launch import _context
 from course_utils.models import ViT, ViTConfig
 from course_utils.models.stems import ConvStem, stem_macs
-from course_utils.training import Metrics, Muon, choose_precision
+from course_utils.training import Metrics, Muon, choose_precision, processes
 from course_utils.training import evaluate as evaluate_batches
 from course_utils.training import run as running
-from course_utils.training.run import LAST, RunResult, averaging
+from course_utils.training.folder import LAST
+from course_utils.training.optim import averaging
+from course_utils.training.run import RunResult
 from course_utils.vision.from_scratch.config import FromScratch
 from course_utils.vision.from_scratch.data import load_data, training_batches
 from course_utils.vision.from_scratch.model import Mirrored, build_model
@@ -520,11 +522,11 @@ def test_stem_tokens_keep_their_place() -> None:
 
 def test_processes_of_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert running.count_processes(tiny(batch_size=64)) == 4
-    assert running.count_processes(tiny(batch_size=6)) == 3, "a batch of 6 cannot be split over four"
-    assert running.count_processes(tiny(processes=2)) == 2
+    assert processes.count_processes(tiny(batch_size=64)) == 4
+    assert processes.count_processes(tiny(batch_size=6)) == 3, "a batch of 6 cannot be split over four"
+    assert processes.count_processes(tiny(processes=2)) == 2
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert running.count_processes(tiny(processes=2)) == 1, "torchrun has started them"
+    assert processes.count_processes(tiny(processes=2)) == 1, "torchrun has started them"
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

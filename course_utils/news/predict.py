@@ -23,7 +23,7 @@ from course_utils.news.config import Config
 from course_utils.news.data import Encoded, encode, in_order
 from course_utils.news.model import Built, TitleModel, build
 from course_utils.training.checkpoint import Checkpoint
-from course_utils.training.run import facts_of, open_checkpoint
+from course_utils.training.folder import facts_of, open_checkpoint
 
 
 def open_run(folder: str | Path, **changes: Any) -> tuple[Config, Built]:

@@ -39,7 +39,7 @@ from course_utils.news.optimizer import make_optimizer
 from course_utils.news.predict import logits, open_run
 from course_utils.news.train import train
 from course_utils.training import make_scaler, train_step
-from course_utils.training.run import BEST
+from course_utils.training.folder import BEST
 
 FILE = Path(str(resources.files("course_utils.news") / "study.jsonl"))
 SEEDS = (987, 1, 2)

@@ -25,7 +25,8 @@ from course_utils.news.model import build, count
 from course_utils.news.optimizer import make_optimizer, make_schedule
 from course_utils.training import choose_precision
 from course_utils.training.checkpoint import parameters_named
-from course_utils.training.run import RunResult, Task, command_line, run
+from course_utils.training.processes import command_line
+from course_utils.training.run import RunResult, Task, run
 
 
 def train(config: Config) -> RunResult:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 RateSchedule = Callable[[int], float]  # step -> what each group's own learning rate is multiplied by, 0 to 1
 
@@ -108,6 +109,18 @@ def warmup_linear(*, steps: int, warmup: int = 0, floor: float = 0.0) -> RateSch
 def schedule_lr(optimizer: torch.optim.Optimizer, schedule: RateSchedule) -> LambdaLR:
     """Let ``schedule`` multiply the learning rate of each group; call ``.step()`` after each optimizer step."""
     return LambdaLR(optimizer, schedule)
+
+
+def averaging(model: nn.Module, share: float, steps: int) -> AveragedModel | None:
+    """A running mean of the weights, ``mean += (weights - mean) / n`` after each step; None if ``share`` is 0.
+
+    It looks back over about n steps, the given share of the run's. A fixed n that suits one run spoils a shorter one:
+    its mean still holds weights from the run's middle.
+    """
+    if not share:
+        return None
+    decay = 1 - 1 / max(1.0, share * steps)
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
 def _check(floor: float, warmup: int, steps: int | None) -> None:

@@ -3,7 +3,7 @@
 A project gives a :class:`Task` (a model, its optimizer, its batches) and gets from :func:`run`: a folder that no run is
 lost in; any number of processes, under ``launch``, torchrun or srun; an end at a signal; checkpoints from which a run
 goes on bit for bit; the best epoch by validation, and early stopping; averaged weights; a history as JSON, and for
-TensorBoard. :func:`command_line` makes a program of it.
+TensorBoard. :func:`course_utils.training.processes.command_line` makes a program of it.
 
 The folder then holds ``last.safetensors`` (to resume from), ``best.safetensors`` (the weights of the best epoch, where
 there is validation) and ``history.json``.
@@ -14,17 +14,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import os
-import re
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -33,42 +27,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import LRScheduler
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from course_utils.files import atomic_write
-from course_utils.launch import Process, RankFailed, distributed_from_environment, launch
+from course_utils.launch import Process, distributed_from_environment
 from course_utils.launch.agree import agree
-from course_utils.plan.planner import A100, H100, RTX_4090
 from course_utils.precision import Precision
-from course_utils.runtime import cores
 from course_utils.training import checkpoint
 from course_utils.training.checkpoint import Checkpoint
+from course_utils.training.folder import BEST, HISTORY, LAST, check_same_run, open_folder
 from course_utils.training.loop import (
     Batch,
     LossFunction,
     Metrics,
     StepResult,
-    autocast,
     check_finite,
     evaluate,
     make_scaler,
     train_step,
 )
+from course_utils.training.optim import averaging
+from course_utils.training.processes import Stop, stop_on_signal
 from course_utils.training.settings import RunSettings
+from course_utils.training.speed import peak, training_flops
 
 Config = TypeVar("Config", bound=RunSettings)
 log = logging.getLogger("course_utils.run")
-LAST, BEST, HISTORY = "last.safetensors", "best.safetensors", "history.json"
-WEEK = 7 * 24 * 3600.0
-# What may differ when a run is resumed. The number of processes too: no batch depends on it.
-MAY_CHANGE = {"resume", "overwrite", "output", "processes", "save_every", "tensorboard", "patience"}
-MAY_CHANGE |= {"data_dir", "download"}
-PEAKS = {  # FLOP/s of 16-bit products, dense, by a word of the device's name; from the makers' data sheets
-    **{"H200": H100.peak, "H100 PCIe": 756e12, "H100": H100.peak, "A100": A100.peak},
-    **{"RTX 4090": RTX_4090.peak, "L4": 121e12, "T4": 65e12},
-}
 
 
 class Engine(Protocol):
@@ -246,7 +230,7 @@ class _Run:
         task, config = self.task, self.config
         if self.flops is None and task.precision != "fp32" and peak(self.process.device):
             x, y = (part.to(self.process.device) for part in micro_batches[0])
-            self.flops = training_flops(task.model, x, y, task) / task.count(x)
+            self.flops = training_flops(task.model, x, y, task.loss_fn, task.precision) / task.count(x)
         if task.reseed == "step":  # the same in a resumed run, another on each process
             torch.manual_seed(hash((config.seed, self.step, self.process.rank)))
         if task.engine is not None:
@@ -412,169 +396,10 @@ class _Run:
             log.info(words, *values)
 
 
-def open_folder(config: RunSettings) -> Checkpoint | None:
-    """Refuse to lose a run, and to resume none; the checkpoint to go on from, if that is asked for.
-
-    Raises:
-        FileNotFoundError: there is nothing to resume.
-        ValueError: there is a run already, or its checkpoint is broken.
-    """
-    if config.folder is None:
-        return None
-    last = config.folder / LAST
-    if config.resume:
-        if not last.exists():
-            raise FileNotFoundError(f"there is nothing to resume: no {last}; leave out resume to begin")
-        return checkpoint.load(last)
-    if not config.overwrite and (last.exists() or (config.folder / BEST).exists()):
-        raise ValueError(
-            f"{config.folder} holds a run already: resume it (--resume), replace it (--overwrite), or choose another "
-            "folder (--output)"
-        )
-    return None
-
-
-def facts_of(found: Checkpoint, key: str) -> dict[str, Any]:
-    """The facts in a checkpoint of a run; ``key`` is one that the project's runs have.
-
-    Raises:
-        ValueError: it is no checkpoint of such a run.
-    """
-    extra = found.extra if isinstance(found.extra, dict) else {}
-    facts = extra.get("facts", extra)
-    if key not in facts:
-        raise ValueError(f"{found.path} is a checkpoint, but of no run of this project: name another folder")
-    return dict(facts)
-
-
-def check_same_run(found: Checkpoint, config: RunSettings, facts: Mapping[str, Any]) -> None:
-    """Raise ``ValueError`` unless the checkpoint belongs to these settings and data."""
-    if not isinstance(found.extra, dict) or not {"epochs", "history"} & found.extra.keys():
-        raise ValueError(f"{found.path} is a checkpoint, but of no run: name another folder")
-    was, saved = found.extra.get("facts", found.extra), dict(found.config or {})
-    now = config.model_dump(exclude=MAY_CHANGE)
-    pairs = [(key, was[key], value) for key, value in facts.items() if key in was]
-    # A key that the run's own version did not have yet is at its default.
-    pairs += [(key, saved.get(key, type(config).model_fields[key].default), value) for key, value in now.items()]
-    if changed := [f"{key} was {_short(a)} and is {_short(b)}" for key, a, b in pairs if _plain(a) != _plain(b)]:
-        raise ValueError(
-            f"{found.path} is another run: {', '.join(changed)}. Give the settings and the data it was begun with, or "
-            "begin anew (--overwrite)"
-        )
-
-
-def open_checkpoint(folder: str | Path, command: str) -> Checkpoint:
-    """The checkpoint of a run to predict with: the best epoch, or the last where none was chosen; or the file named.
-
-    Raises:
-        FileNotFoundError: there is none; ``command`` makes one.
-        ValueError: it is broken.
-    """
-    path = Path(folder)
-    if path.is_dir():
-        path = next((path / name for name in (BEST, LAST) if (path / name).exists()), path / LAST)
-    if not path.exists():
-        raise FileNotFoundError(f"there is no run {folder}: train one with {command}, or name the folder of another")
-    return checkpoint.load(path)
-
-
 def best_epoch(epochs: list[dict[str, float]]) -> int | None:
     """Counted from 1: the epoch of the best validation accuracy; of several, the first. None without validation."""
     accuracies = [row["validation_accuracy"] for row in epochs if "validation_accuracy" in row]
     return accuracies.index(max(accuracies)) + 1 if accuracies else None
-
-
-def averaging(model: nn.Module, share: float, steps: int) -> AveragedModel | None:
-    """A running mean of the weights, ``mean += (weights - mean) / n`` after each step; None if ``share`` is 0.
-
-    It looks back over about n steps, the given share of the run's. A fixed n that suits one run spoils a shorter one:
-    its mean still holds weights from the run's middle.
-    """
-    if not share:
-        return None
-    decay = 1 - 1 / max(1.0, share * steps)
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
-
-
-def peak(device: torch.device) -> float | None:
-    """FLOP/s of a GPU's 16-bit products, where they are known."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
-    return next((flops for word, flops in PEAKS.items() if re.search(rf"\b{word}\b", name)), None)
-
-
-def training_flops(model: nn.Module, x: Tensor, y: Tensor, task: Task) -> int:
-    """FLOPs of one forward and backward pass, as torch counts them: matrix products, convolutions and attention."""
-    training = model.training
-    model.eval()  # nothing is drawn, and no running statistics move
-    with FlopCounterMode(display=False) as counter, autocast(task.precision, x.device):
-        task.loss_fn(model.forward(x).float(), y).backward()
-    model.train(training).zero_grad(set_to_none=True)
-    return int(counter.get_total_flops())
-
-
-@dataclass
-class Stop:
-    """Whether somebody asked for an end. A signal reaches one process; all of them have to stop at the same step."""
-
-    process: Process
-    asked: bool = False
-
-    def everywhere(self) -> bool:
-        """Whether any process was asked, as all of them learn it. A collective: to be called by all, in each step."""
-        if self.process.world_size == 1:
-            return self.asked
-        flag = torch.tensor(float(self.asked), device=self.process.device)
-        dist.all_reduce(flag, op=dist.ReduceOp.MAX)
-        return bool(flag)
-
-
-@contextlib.contextmanager
-def stop_on_signal(process: Process) -> Iterator[Stop]:
-    """Inside, SIGTERM (a cluster's notice before it takes the machine back) and SIGINT (Ctrl-C) only leave a note."""
-    stop = Stop(process)
-
-    def note(number: int, frame: FrameType | None) -> None:
-        stop.asked = True
-
-    signals = (signal.SIGTERM, signal.SIGINT) if threading.current_thread() is threading.main_thread() else ()
-    before = {number: signal.signal(number, note) for number in signals}
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-def command_line(
-    kind: type[Config], train: Callable[[Config], RunResult], words: list[str] | None, description: str
-) -> None:
-    """The program of a project: read the settings, start the processes, say in a sentence what went wrong."""
-    try:
-        config = kind.from_command_line(words, description)
-        if (processes := count_processes(config)) > 1:
-            backend: Literal["nccl", "gloo"] = "nccl" if torch.cuda.is_available() else "gloo"
-            threads = max(1, cores() // processes)
-            launch(_with_log, processes, train, config, backend=backend, threads=threads, timeout=WEEK)
-        else:
-            _with_log(train, config)
-    except RankFailed as error:
-        sys.exit(f"error: {error.sentence}")
-    except (ValueError, OSError, FloatingPointError) as error:
-        sys.exit(f"error: {error}")
-
-
-def count_processes(config: RunSettings) -> int:
-    """How many processes to start here; 1, this very one, where torchrun or srun has started them already."""
-    if "WORLD_SIZE" in os.environ or "SLURM_STEP_ID" in os.environ:
-        return 1
-    available = torch.cuda.device_count() or min(2, cores())
-    return config.processes or max(n for n in range(1, available + 1) if config.batch_size % n == 0)
-
-
-def _with_log(train: Callable[[Config], RunResult], config: Config) -> None:
-    """What a process of the command line does."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    train(config)
 
 
 def _tensorboard(config: RunSettings, step: int) -> Any:
@@ -606,11 +431,3 @@ def _set_generators(states: list[Tensor]) -> None:
     torch.set_rng_state(states[0])
     if len(states) > 1 and torch.cuda.is_available():
         torch.cuda.set_rng_state(states[1])
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _short(value: Any) -> str:
-    return text if len(text := repr(value)) < 60 else f"{text[:40]}... ({len(text)} characters)"

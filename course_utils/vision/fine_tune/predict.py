@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 
 from course_utils.training.checkpoint import parameters_named
-from course_utils.training.run import facts_of, open_checkpoint
+from course_utils.training.folder import facts_of, open_checkpoint
 from course_utils.vision.fine_tune.config import FineTune
 from course_utils.vision.fine_tune.model import Classifier, build, prepare
 from course_utils.vision.label import Labeller, label_files

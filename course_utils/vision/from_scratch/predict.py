@@ -12,7 +12,7 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from course_utils.models import ViT
-from course_utils.training.run import facts_of, open_checkpoint
+from course_utils.training.folder import facts_of, open_checkpoint
 from course_utils.vision.from_scratch.config import FromScratch
 from course_utils.vision.from_scratch.data import load_data
 from course_utils.vision.from_scratch.model import build_model

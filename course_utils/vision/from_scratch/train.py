@@ -20,7 +20,8 @@ from torch import Tensor
 from course_utils.data import Images, Splits
 from course_utils.launch import Process
 from course_utils.training import choose_precision
-from course_utils.training.run import RunResult, Task, command_line, run
+from course_utils.training.processes import command_line
+from course_utils.training.run import RunResult, Task, run
 from course_utils.vision.from_scratch.config import FromScratch
 from course_utils.vision.from_scratch.data import load_data, training_batches
 from course_utils.vision.from_scratch.model import Mirrored, build_model
