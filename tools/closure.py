@@ -36,14 +36,15 @@ def reached(notebook: Path, root: Path = ROOT) -> set[Path]:
     cells = nbformat.read(notebook, as_version=4).cells
     code = [cell.source for cell in cells if cell.cell_type == "code"]
     heard = [said(source, "") for source in code]
-    found = {file for source in code for file in _listed(source, root)}
+    listed = {file for source in code for file in _listed(source, root)}  # read as text: their imports do not count
+    found: set[Path] = set()
     waiting = [name for one in heard for name in one.modules]
     while waiting:
         for file in set(_modules(waiting.pop(), root)) - found:
             found.add(file)
             heard.append(said(file.read_text("utf8"), ".".join(file.parent.relative_to(root).parts)))
             waiting += heard[-1].modules
-    return found | set(_data(heard, root / PACKAGE))
+    return found | listed | set(_data(heard, root / PACKAGE))
 
 
 @functools.lru_cache(maxsize=4096)
