@@ -34,8 +34,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_utils.data_parallel.replicas import Group
-
+Group = dist.ProcessGroup | None
 Operation = Callable[[Tensor], Tensor]
 
 
