@@ -253,6 +253,19 @@ def test_missing_left_over_and_misshapen_keys_are_listed(library: str) -> None:
         load_vit(state | {last: torch.ones(3)}, heads=HEADS)
 
 
+def test_of_many_faults_the_first_are_listed() -> None:
+    state = from_timm()[0].state_dict()
+    strange = {f"strange.{i}": torch.ones(1) for i in range(30)}
+    with pytest.raises(ValueError, match=r"\(30\): strange.0, .*strange.7 and 22 more"):
+        load_vit(state | strange, heads=HEADS)
+    with pytest.raises(ValueError, match=r"in 24 places .*encoder\.layers\.0\..* and 16 more"):
+        load_vit(
+            {key: t for key, t in state.items() if not key.startswith("blocks.1") or "attn" not in key}
+            | {key: torch.ones(3) for key in state if "mlp" in key or "norm" in key},
+            heads=HEADS,
+        )
+
+
 def test_heads_are_asked_for_where_nothing_tells_them() -> None:
     with pytest.raises(ValueError, match="width 48, and nothing tells over how many heads it is split: pass heads="):
         load_vit(from_timm()[0].state_dict())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, replace
+from typing import Any
 
 import pytest
 import torch
@@ -37,7 +38,7 @@ def torch_layer(layer: EncoderLayer, config: EncoderConfig) -> nn.TransformerEnc
     theirs = nn.TransformerEncoderLayer(
         config.width, config.heads, config.mlp_width, 0.0, "gelu", config.norm_eps, True, config.norm_first
     )
-    a = layer.attention
+    a: Any = layer.attention
     theirs.load_state_dict(
         {
             "self_attn.in_proj_weight": torch.cat([a.q_proj.weight, a.k_proj.weight, a.v_proj.weight]),

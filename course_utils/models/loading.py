@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -129,7 +129,7 @@ def _translate(
     names = {key: layout.translate(key) for key in state}
     if unknown := [key for key, name in names.items() if name is None]:
         raise ValueError(
-            f"{where} has keys that this model has no place for ({len(unknown)}): {', '.join(unknown)}. "
+            f"{where} has keys that this model has no place for ({len(unknown)}): {_some(unknown)}. "
             f'If the model can do without them, pass ignore=("{unknown[0].split(".")[0]}.",)'
         )
     weights: dict[str, Tensor] = {}
@@ -145,25 +145,27 @@ def _translate(
     return layout, weights
 
 
-def _from_weights(weights: Mapping[str, Tensor], needed: Collection[str], where: str) -> dict[str, Any]:
-    """The fields of any config that shapes tell."""
+def _from_weights(
+    weights: Mapping[str, Tensor], embedding: str, dim: int, needed: Sequence[str], where: str
+) -> dict[str, Any]:
+    """The fields of any config that shapes tell. The width is that of dimension ``dim`` of the embedding's weight."""
     fc1 = "encoder.layers.0.mlp.fc1.weight"
-    if missing := [name for name in (*needed, fc1) if name not in weights]:
+    if missing := [name for name in (embedding, *needed, fc1) if name not in weights]:
         raise ValueError(f"{where} is incomplete: it lacks {', '.join(missing)} (by this course's names)")
-    hidden, width = weights[fc1].shape
     # Of a head, one tensor is enough to ask for the whole, or half a head would pass for none.
     head = [tensor for name, tensor in weights.items() if name.startswith("head.")]
+    width = weights[embedding].shape[dim]
     return {
         "width": width,
+        "mlp_ratio": weights[fc1].shape[0] / width,
         "depth": 1 + max(int(m[1]) for name in weights if (m := re.match(r"encoder\.layers\.(\d+)\.", name))),
-        "mlp_ratio": hidden / width,
         "qkv_bias": "encoder.layers.0.attention.q_proj.bias" in weights,
         "num_classes": len(head[0]) if head else 0,
     }
 
 
 def _from_vit_weights(weights: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    told = _from_weights(weights, ("patch_embedding.weight", "positions"), where)
+    told = _from_weights(weights, "patch_embedding.weight", 0, ["positions"], where)
     _, channels, *patch = weights["patch_embedding.weight"].shape
     return told | {
         "channels": channels,
@@ -177,7 +179,7 @@ def _from_vit_weights(weights: Mapping[str, Tensor], where: str) -> dict[str, An
 
 def _from_text_weights(weights: Mapping[str, Tensor], where: str) -> dict[str, Any]:
     tables = {"vocab_size": "word_embedding", "max_length": "position_embedding", "token_types": "token_type_embedding"}
-    told = _from_weights(weights, [f"{table}.weight" for table in tables.values()], where)
+    told = _from_weights(weights, "word_embedding.weight", 1, [f"{table}.weight" for table in tables.values()], where)
     return told | {
         **{field: len(weights[f"{table}.weight"]) for field, table in tables.items()},
         "norm_first": "norm.weight" in weights,
@@ -297,6 +299,14 @@ def _fill(kind: type[Model], config: Any, weights: dict[str, Tensor], fresh_head
         if name in weights and weights[name].shape != shape
     ]
     if faults:
-        raise ValueError(f"{where} does not fit the model (by this course's names): {'; '.join(sorted(faults))}")
+        raise ValueError(
+            f"{where} does not fit the model in {len(faults)} places (by this course's names): "
+            f"{_some(sorted(faults), '; ')}. Load a checkpoint of this very model, saved whole"
+        )
     model.load_state_dict(weights, assign=True)
     return model
+
+
+def _some(words: Sequence[str], between: str = ", ", most: int = 8) -> str:
+    """The first few of many words, and how many more there are."""
+    return between.join(words[:most]) + (f" and {len(words) - most} more" if len(words) > most else "")
