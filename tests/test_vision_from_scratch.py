@@ -6,6 +6,8 @@ import json
 import os
 import random
 import signal
+import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -540,3 +542,23 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
         main(options)
     with pytest.raises(SystemExit, match=r"error: the options: data cifar10 needs"):
         main(["--data", "cifar10"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_command_reaches_its_processes(number: signal.Signals, tmp_path: Path) -> None:
+    """By default the command starts two. Whoever ends it finds a checkpoint of that step, and a line that says so."""
+    options = ["--data", "digits", "--stem", "16", "16", "16", "--patch-size", "4", "--width", "16", "--depth", "1"]
+    options += ["--heads", "2", "--epochs", "40", "--limit", "320", "--batch-size", "64", "--save-every", "2"]
+
+    def interrupt() -> None:
+        while not (tmp_path / LAST).exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    main([*options, "--processes", "2", "--output", str(tmp_path)])
+    thread.join()
+    history = json.loads((tmp_path / "history.json").read_text())
+    assert history["test"] is None, "the run was stopped, not finished"
+    assert 2 <= len(history["losses"]) < 200
