@@ -292,7 +292,10 @@ def test_predictions(folder: Path, done: RunResult) -> None:
     ("titles", "top", "words"),
     [
         ([], 1, "there is no title to label"),
-        (["补时", "  "], 1, "title 2 is '  ', expected a text that is not empty"),
+        (["补时", "  "], 1, "title 2 is empty"),
+        (["补时", "\u200b"], 1, r"title 2 is empty \(only U\+200B\)"),
+        (["补时\ud83d"], 1, r"title 1 holds U\+D83D as character 3, half of"),
+        (["补时".encode("gbk").decode("utf-8", "surrogateescape")], 1, "title 1 .* byte 0xb2, .* GB18030"),
         (["补时", None], 1, "title 2 is None"),
         ("补时绝平", 1, r"titles is the text '补时绝平': give a list of titles"),
         (["补时"], 0, "top is 0, expected 1 to 18"),

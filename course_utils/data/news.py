@@ -155,10 +155,12 @@ def check_text(text: str) -> None:
     That is half of a surrogate pair, a control character other than white space, or nothing that can be seen.
     """
     if bad := _UNREADABLE.search(text):
-        half = "half of a surrogate pair" if bad[0] >= "\ud800" else "a control character"
-        raise ValueError(
-            f"holds U+{ord(bad[0]):04X} as character {bad.start() + 1}, {half}: remove it, or write it anew"
-        )
+        code = ord(bad[0])
+        half = "half of a surrogate pair" if code >= 0xD800 else "a control character"
+        mend = f"{half}: remove it, or write it anew"
+        if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that it could not decode
+            mend = f"the byte {code - 0xDC00:#04x}, which is not UTF-8: convert the text, for GBK with iconv -f GB18030"
+        raise ValueError(f"holds U+{code:04X} as character {bad.start() + 1}, {mend}")
     if all(c in _BLANK_LETTERS or unicodedata.category(c) in _INVISIBLE for c in text):
         held = sorted({f"U+{ord(c):04X}" for c in text.strip()})
         raise ValueError(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.data.news import LABELS, Title
+from course_utils.data.news import LABELS, Title, check_text
 from course_utils.news.config import Config
 from course_utils.news.data import Encoded, encode, in_order
 from course_utils.news.model import Built, TitleModel, build
@@ -102,10 +102,12 @@ def predict(built: Built, titles: Sequence[str], top: int = 1) -> list[Predictio
     if not titles:
         raise ValueError("there is no title to label: give some as arguments, in a file, or on standard input")
     for number, title in enumerate(titles, start=1):
-        if not isinstance(title, str) or not title.strip():
-            raise ValueError(
-                f"title {number} is {title!r}, expected a text that is not empty: write it or leave it out"
-            )
+        if not isinstance(title, str):
+            raise ValueError(f"title {number} is {title!r}, expected a text: write it or leave it out")
+        try:
+            check_text(title)
+        except ValueError as fault:
+            raise ValueError(f"title {number} {fault}") from None
     data = encode(
         [Title(LABELS[0], title.strip()) for title in titles], built.tokenizer, built.pad
     )  # any label will do
