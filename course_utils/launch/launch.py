@@ -178,38 +178,34 @@ def preload(*modules: str) -> None:
 def _watch(workers: list[WorkerProcess], timeout: float, stop_within: float | None) -> None:
     """Listen until every rank has returned; raise for the one that fails or holds up the others."""
     begin, seconds, started = time.monotonic(), START_UP, False
-    told: set[int] = set()  # ranks that the signal was passed on to
-    with _noted_signals(stop_within is not None) as noted:
+    with _signals_passed_on(workers if stop_within is not None else []) as noted:
         while any(each.state != "returned" for each in workers):
-            read_all(workers, min(begin + seconds - time.monotonic(), 0.25))  # no longer: a signal wants to be noticed
+            read_all(workers, min(begin + seconds - time.monotonic(), 1.0))  # no longer: a signal moves the end
             if any(each.failed for each in workers):
                 raise _cause(workers)
             if not started and all(each.state != "starting" for each in workers):
                 begin, seconds, started = time.monotonic(), timeout, True
-            if noted and stop_within is not None:
-                number, at = noted[0]
-                for each in workers:
-                    if each.state == "running" and each.rank not in told:
-                        each.send_signal(number)
-                        told.add(each.rank)
-                if at + stop_within < begin + seconds:
-                    begin, seconds = at, stop_within
+            if noted and stop_within is not None and noted[0] + stop_within < begin + seconds:
+                begin, seconds = noted[0], stop_within
             if time.monotonic() >= begin + seconds:
                 raise _late(workers, f"{seconds:g} s" + " from the signal on" * bool(noted))
 
 
 @contextlib.contextmanager
-def _noted_signals(wanted: bool) -> Iterator[list[tuple[int, float]]]:
-    """Take a note of SIGINT or SIGTERM, and of its moment, instead of ending by it. A second one ends this process."""
-    noted: list[tuple[int, float]] = []
+def _signals_passed_on(workers: list[WorkerProcess]) -> Iterator[list[float]]:
+    """Let SIGINT and SIGTERM go to the workers, if there are any, and take a note of the moment. A second one ends this
+    process."""
+    noted: list[float] = []
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def pass_on(number: int, frame: FrameType | None) -> None:
         if noted:
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
-        noted.append((number, time.monotonic()))
+        noted.append(time.monotonic())
+        for each in workers:
+            each.send_signal(number)
 
     in_main = threading.current_thread() is threading.main_thread()  # signals reach no other thread
-    before = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM) if wanted and in_main}
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM) if workers and in_main}
     try:
         yield noted
     finally:
@@ -236,7 +232,7 @@ def _late(workers: list[WorkerProcess], seconds: str) -> RankFailed:
     """Ask every rank that still runs where it is."""
     late = [each for each in workers if each.at_work]
     for each in late:
-        if each.state == "running":
+        if each.state == "running":  # before that the signal would end it
             each.send_signal(worker.STACK_SIGNAL)
     end = time.monotonic() + 2.0
     while time.monotonic() < end and (read_all(late, 0.2) or not all(each.stacks or not each.at_work for each in late)):

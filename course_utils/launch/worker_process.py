@@ -96,7 +96,7 @@ class WorkerProcess:
             print(f"[rank {self.rank}] {line.rstrip().rpartition(chr(13))[2]}", flush=True)
 
     def send_signal(self, number: int) -> None:
-        if self.process.pid is not None:
+        if self.at_work:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(self.process.pid, number)
 
