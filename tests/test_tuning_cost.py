@@ -22,7 +22,7 @@ from course_utils.tuning import (
     Prefix,
     PTuning,
     SoftPrompt,
-    count,
+    count_parameters,
     inject,
 )
 from course_utils.tuning.cost import (
@@ -69,7 +69,18 @@ def test_parameters_are_those_that_train(config: TextConfig, n: int) -> None:
         with torch.device("meta"):
             model = TextModel(config)
             inject(model, method, targets)
-        assert count(model).trainable == expected, method
+        assert count_parameters(model).trainable == expected, method
+
+
+def test_the_numbers_of_bert_base() -> None:
+    base = TextConfig()
+    d, f, depth = base.width, base.mlp_width, base.depth
+    assert prompt_parameters(10, d) == 7_680
+    assert (prefix_parameters(10, d, depth), prefix_parameters(10, d, depth, d)) == (184_320, 14_772_480)
+    assert (p_tuning_parameters(10, d), p_tuning_parameters(10, d, network="lstm")) == (1_779_456, 27_166_464)
+    assert (bottleneck_parameters(d, 8), bottleneck_parameters(d, 64)) == (13_064, 99_136)
+    assert [lora_model_parameters(base, 8, names) for names in ("qv", "qkv", MATRICES)] == [294_912, 442_368, 1_327_104]
+    assert depth * ia3_parameters(d, f) == 55_296
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +12,21 @@ import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor, nn
+from torch import nn
 
 from course_utils import sealed
 from course_utils.models.text import TextConfig, TextModel
 from course_utils.tuning import (
     IA3,
-    Adapter,
     Bottleneck,
     LoRA,
-    Method,
-    count,
+    count_parameters,
     fingerprint,
     inject,
     load,
     merge,
     save,
-    switch,
+    set_adapter,
     tuned_layers,
     unload,
     unmerge,
@@ -75,23 +72,23 @@ def test_patterns_choose_by_end_glob_and_regular_expression() -> None:
 
 
 @pytest.mark.parametrize(
-    ("targets", "train", "message"),
+    ("targets", "train", "named"),
     [
-        (["q_prj"], [], "targets: 'q_prj' fits no layer. Names like it: .*q_proj"),
-        (["querry"], [], "Layers that can be chosen end in: fc1, fc2, .*q_proj"),
-        (["q_proj", "attn.q_proj"], [], "'attn.q_proj' fits no layer. Names like it: attention.q_proj"),
-        (["q_proj"], ["classifier"], "train: 'classifier' fits no layer"),
-        (["norm1"], [], "'norm1' fits LayerNorm alone: choose among Linear, Embedding, Conv2d"),
-        (["dropout"], [], "'dropout' fits Dropout alone"),
-        ([], [], "no layer is left to tune"),
-        (["head"], ["head"], "no layer is left to tune"),
-        ([re.compile("q_proj")], [], "'q_proj' fits no layer. Names like it: .*q_proj"),
+        (["q_prj"], [], "targets: 'q_prj' .* q_proj"),
+        (["querry"], [], "'querry' .* fc1, fc2, .*q_proj"),
+        (["q_proj", "attn.q_proj"], [], "'attn.q_proj' .* attention.q_proj"),
+        (["q_proj"], ["classifier"], "train: 'classifier'"),
+        (["norm1"], [], "'norm1' .* LayerNorm .* Linear, Embedding, Conv2d"),
+        (["dropout"], [], "'dropout' .* Dropout"),
+        ([], [], "targets"),
+        (["head"], ["head"], "targets .* train"),
+        ([re.compile("q_proj")], [], "'q_proj' .* q_proj"),
     ],
 )
-def test_names_that_fit_nothing_are_told_with_names_like_them(targets: list, train: list, message: str) -> None:
+def test_names_that_fit_nothing_are_told_with_names_like_them(targets: list, train: list, named: str) -> None:
     model = make()
     before = model.state_dict().keys()
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=named):
         inject(model, LoRA(), targets, train=train)
     assert model.state_dict().keys() == before
     assert all(p.requires_grad for p in model.parameters())
@@ -100,7 +97,7 @@ def test_names_that_fit_nothing_are_told_with_names_like_them(targets: list, tra
 def test_layers_that_are_read_and_not_called_are_refused() -> None:
     model = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32, batch_first=True), 1)
     for target, owner in [("linear1", "TransformerEncoderLayer"), ("out_proj", "MultiheadAttention")]:
-        with pytest.raises(ValueError, match=f"belongs to a {owner}, which reads the weights .* would be skipped"):
+        with pytest.raises(ValueError, match=f"{target} .* {owner}"):
             inject(model, LoRA(), target)
 
 
@@ -113,14 +110,15 @@ def test_only_the_adapter_and_the_head_train() -> None:
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert {name.split(".adapters.")[0].rpartition(".")[2] for name in trained} == {*ATTENTION, "head"}
     assert all(".adapters.default." in name for name in trained)
-    assert count(model) == (2 * 3 * 2 * 32 + 51, sum(p.numel() for p in make().parameters()) + 2 * 3 * 2 * 32)
-    assert count(model).percent == pytest.approx(100 * count(model).trainable / count(model).total)
+    added, counted = 2 * 3 * 2 * 32, count_parameters(model)
+    assert counted == (added + 51, sum(p.numel() for p in make().parameters()) + added)
+    assert counted.percent == pytest.approx(100 * counted.trainable / counted.total)
 
 
 def test_no_method_trains_the_head_alone() -> None:
     model = make()
     assert inject(model, None, train="head") == ["head"]
-    assert count(model) == (51, sum(p.numel() for p in make().parameters()))
+    assert count_parameters(model) == (51, sum(p.numel() for p in make().parameters()))
 
 
 @settings(deadline=None, max_examples=25)
@@ -162,7 +160,7 @@ def test_switching_between_several_adapters_on_one_base() -> None:
     model, alone = three(), make()
     outputs = {}
     for name in ("news", "mood", "spam", None):
-        switch(model, name)
+        set_adapter(model, name)
         outputs[name] = model(IDS)
         trained = {n.split(".adapters.")[1].split(".")[0] for n, p in model.named_parameters() if p.requires_grad}
         assert trained == ({name} if name else set())
@@ -170,8 +168,8 @@ def test_switching_between_several_adapters_on_one_base() -> None:
     inject(alone, LoRA(rank=2), ATTENTION, train="head")
     torch.testing.assert_close(outputs["news"], disturb(alone, 4)(IDS), rtol=0, atol=0)
     assert len({str(output.tolist()) for output in outputs.values()}) == 4
-    with pytest.raises(ValueError, match="no adapter 'new': choose among mood, news, spam"):
-        switch(model, "new")
+    with pytest.raises(ValueError, match=r"'new': .* mood, news, spam"):
+        set_adapter(model, "new")
 
 
 def test_each_row_of_a_batch_has_its_own_adapter() -> None:
@@ -179,105 +177,55 @@ def test_each_row_of_a_batch_has_its_own_adapter() -> None:
     names = ["mood", None, "news", "mood", "spam", "news"]
     rows = []
     for i, name in enumerate(names):
-        switch(model, name)
+        set_adapter(model, name)
         rows.append(model(IDS[i : i + 1]))
-    switch(model, names)
+    set_adapter(model, names)
     mixed = model(IDS)
     torch.testing.assert_close(mixed, torch.cat(rows), rtol=1e-5, atol=1e-5)
     mixed.sum().backward()
     assert all(p.grad is not None for n, p in model.named_parameters() if ".adapters." in n)
-    with pytest.raises(ValueError, match="chosen for 6 rows, and this layer was called with 2"):
+    with pytest.raises(ValueError, match=r"6 rows, .* 2:"):
         model(IDS[:2])
 
 
 def test_names_of_adapters_are_checked() -> None:
     model = make()
     for name in ("", "a.b", "keys"):
-        with pytest.raises(ValueError, match="cannot be called"):
+        with pytest.raises(ValueError, match=repr(name)):
             inject(model, LoRA(), "q_proj", name=name)
     inject(model, LoRA(), "q_proj")
-    with pytest.raises(ValueError, match="has an adapter 'default' already"):
+    with pytest.raises(ValueError, match="'default' already"):
         inject(model, LoRA(), "k_proj")
-    with pytest.raises(ValueError, match="attention holds layers that are tuned: train it in full, or"):
+    with pytest.raises(ValueError, match=r"layers\.0\.attention .* train"):
         inject(model, None, train="attention", name="other")
 
 
 def test_merging_is_refused_where_it_would_be_wrong() -> None:
     model = three()
-    switch(model, "mood")
+    set_adapter(model, "mood")
     before = copy.deepcopy(model.state_dict())
-    with pytest.raises(ValueError, match="cannot be merged"):
+    with pytest.raises(ValueError, match="BottleneckAdapter"):
         merge(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())  # nothing half-done
-    switch(model, None)
-    with pytest.raises(ValueError, match="no single adapter is chosen"):
+    set_adapter(model, None)
+    with pytest.raises(ValueError, match="set_adapter"):
         merge(model)
-    switch(model, "spam")
+    set_adapter(model, "spam")
     merge(model)
     for forbidden in (
-        lambda: switch(model, "news"),
+        lambda: set_adapter(model, "news"),
         lambda: merge(model),
         lambda: inject(model, LoRA(), "fc1", name="x"),
     ):
-        with pytest.raises(ValueError, match=r"merged into the base's weights: unmerge\(model\) first"):
+        with pytest.raises(ValueError, match=r"unmerge\(model\)"):
             forbidden()
     unmerge(model)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     tied = nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 9, bias=False))
     tied[1].weight = tied[0].weight
     inject(tied, LoRA(), "0")
-    with pytest.raises(ValueError, match=r"weight of 0 is shared \(0.base.weight, 1.weight\): merging would change"):
+    with pytest.raises(ValueError, match=r"weight of 0 .*0\.base\.weight, 1\.weight"):
         merge(tied)
-
-
-def test_a_method_of_ones_own_reaches_attention_itself(tmp_path: Path) -> None:
-    """The seam for prefix tuning: keys and values before the text's, the encoder untouched."""
-
-    @dataclass(frozen=True)
-    class KeysInFront(Method):
-        length: int = 3
-
-        def adapter(self, base: nn.Module, name: str) -> Adapter:
-            return Rows(self.length, base.out_features) if name.endswith("_proj") else WiderMask(self.length)
-
-    class Rows(Adapter):
-        def __init__(self, length: int, width: int) -> None:
-            super().__init__()
-            self.rows = nn.Parameter(torch.randn(length, width))
-
-        def forward(self, base: nn.Module, x: Tensor) -> Tensor:
-            return torch.cat([self.rows.expand(len(x), -1, -1), base(x)], dim=1)  # [B, length + N, D]
-
-    class WiderMask(Adapter):
-        def __init__(self, length: int) -> None:
-            super().__init__()
-            self.length = length
-
-        def forward(self, base: nn.Module, x: Tensor, mask: Tensor | None = None) -> Tensor:
-            wide = None if mask is None else torch.nn.functional.pad(mask, (self.length, 0), value=True)
-            return base(x, wide)
-
-    model = make()
-    mask = torch.arange(7) < torch.tensor([[7], [3], [5], [1], [7], [2]])
-    inject(model, KeysInFront(), ["attention", "k_proj", "v_proj"])
-    assert count(model).trainable == 2 * 2 * 3 * 16
-    attention = make().encoder.layers[0].attention
-    x = make().embed(IDS)
-    layer: Any = model.encoder.layers[0].attention
-    rows = [layer.base.get_submodule(f"{p}_proj.adapters.default").rows for p in "kv"]
-    q, k, v = attention.q_proj(x), attention.k_proj(x), attention.v_proj(x)
-    k, v = (torch.cat([r.expand(6, -1, -1), t], 1) for r, t in zip(rows, (k, v), strict=True))
-    split = [t.unflatten(-1, (2, 8)).transpose(1, 2) for t in (q, k, v)]
-    wide = torch.nn.functional.pad(mask, (3, 0), value=True)[:, None, None]
-    heads = torch.nn.functional.scaled_dot_product_attention(*split, attn_mask=wide)
-    expected = attention.out_proj(heads.transpose(1, 2).flatten(2))
-    torch.testing.assert_close(layer(x, mask), expected, rtol=1e-5, atol=1e-5)
-    save(model, tmp_path / "prefix.safetensors")
-    fresh = make()
-    load(fresh, tmp_path / "prefix.safetensors")
-    assert torch.equal(fresh(IDS, mask), model(IDS, mask))
-    unload(model)
-    assert torch.equal(model(IDS, mask), make()(IDS, mask))
 
 
 # files
@@ -306,9 +254,9 @@ def test_saved_and_loaded_into_a_fresh_base_gives_equal_logits(kind: str, tmp_pa
     assert torch.rand(1) == expected  # the caller's random numbers go on as if nothing had been built
     assert loaded == ("default", method, {"labels": ["体育", "财经"]})
     assert torch.equal(fresh(IDS), model(IDS))
-    assert count(fresh) == count(model)
+    assert count_parameters(fresh) == count_parameters(model)
     held = sum(tensor.numel() for tensor in safetensors.torch.load_file(path).values())
-    assert held == count(model).trainable  # what was tuned, and nothing else
+    assert held == count_parameters(model).trainable  # what was tuned, and nothing else
     assert path.stat().st_size < 4 * held + 8000
 
 
@@ -318,10 +266,10 @@ def test_several_files_on_one_base(tmp_path: Path) -> None:
         save(model, tmp_path / name, name)
         load(other, tmp_path / name, name=f"{name}2")
     for name in ("news", "mood"):
-        switch(model, name)
-        switch(other, f"{name}2")
+        set_adapter(model, name)
+        set_adapter(other, f"{name}2")
         assert torch.equal(model(IDS), other(IDS))
-    with pytest.raises(ValueError, match="has an adapter 'news2' already"):
+    with pytest.raises(ValueError, match="'news2' already"):
         load(other, tmp_path / "news", name="news2")
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from course_utils.models import ViT, ViTConfig
 from course_utils.models.text import TextConfig, TextModel
-from course_utils.tuning import LoRA, count, inject, merge, switch, tuned_layers, unload, unmerge
+from course_utils.tuning import LoRA, count_parameters, inject, merge, set_adapter, tuned_layers, unload, unmerge
 
 CLASSES = 5
 IDS = torch.randint(1, 60, (4, 9), generator=torch.Generator().manual_seed(1))
@@ -153,7 +153,7 @@ def test_logits_gradients_and_count_equal_peft(case: str, method: str) -> None:
         for a, b in zip(mine[path], others[path], strict=True):
             assert b.abs().max() > 1e-4, path
             torch.testing.assert_close(a.flatten(), b.flatten(), rtol=1e-9, atol=1e-9)
-    assert count(ours).trainable == theirs.get_nb_trainable_parameters()[0]
+    assert count_parameters(ours).trainable == theirs.get_nb_trainable_parameters()[0]
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -163,10 +163,10 @@ def test_trainable_count_is_the_formula(case: str) -> None:
         model = make()
         base = sum(p.numel() for p in model.parameters())
         inject(model, LoRA(rank=rank), targets)
-        assert count(model) == (rank * per_rank, base + rank * per_rank)
+        assert count_parameters(model) == (rank * per_rank, base + rank * per_rank)
         model = make()
         inject(model, LoRA(rank=rank), targets, train=head)
-        assert count(model) == (
+        assert count_parameters(model) == (
             rank * per_rank + 33 * CASES[case][0]().get_submodule(head).out_features,
             base + rank * per_rank,
         )
@@ -184,9 +184,9 @@ def test_counts_of_bert_base_chinese() -> None:
         with torch.device("meta"):
             model = TextModel(TextConfig(num_classes=18))
             inject(model, LoRA(rank=8), targets, train=train)
-        assert count(model).trainable == expected
-    assert count(model).total == 102_723_858
-    assert round(count(model).percent, 3) == 0.444
+        assert count_parameters(model).trainable == expected
+    assert count_parameters(model).total == 102_723_858
+    assert round(count_parameters(model).percent, 3) == 0.444
 
 
 def test_scaling_is_alpha_over_rank_or_its_root() -> None:
@@ -257,7 +257,7 @@ def test_training_leaves_the_base_bit_for_bit(case: str, method: str) -> None:
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.1
     model.eval()
-    switch(model, None)
+    set_adapter(model, None)
     assert torch.equal(run(model), run(bare))
     unload(model)
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), bare.state_dict().values(), strict=True))
@@ -298,7 +298,7 @@ def test_convolutions_with_stride_padding_dilation_and_groups(groups: int, dora:
     before = model(x)
     inject(model, LoRA(rank=3, alpha=5, dora=dora), "0")
     assert torch.equal(model(x), before)
-    assert count(model).trainable == 3 * groups * (4 // groups * 6) + 8 * 3 + 8 * dora
+    assert count_parameters(model).trainable == 3 * groups * (4 // groups * 6) + 8 * 3 + 8 * dora
     adapter: Any = model[0].adapters["default"]
     nn.init.normal_(adapter.B)
     tuned = model(x)
@@ -348,8 +348,8 @@ def test_a_bfloat16_base_gets_float32_adapters_and_trains_under_autocast() -> No
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"rank": 0}, "rank 0 is no rank"),
-        ({"rank": 2.0}, "rank 2.0 is no rank"),
+        ({"rank": 0}, "rank 0 is no count"),
+        ({"rank": 2.0}, "rank 2.0 is no count"),
         ({"alpha": 0}, "alpha 0 must be above 0"),
         ({"dropout": 1}, "dropout 1 is no share"),
     ],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,10 +32,21 @@ from twins import (
 )
 
 from course_utils.models.encoder import attention_maps
-from course_utils.models.text import TextConfig, TextModel
 from course_utils.models.vit import ViT
 from course_utils.models.vit_config import ViTConfig
-from course_utils.tuning import LoRA, SoftPrompt, count, fold, inject, load, merge, nearest_words, save, switch, unload
+from course_utils.tuning import (
+    LoRA,
+    SoftPrompt,
+    count_parameters,
+    fold,
+    inject,
+    load,
+    merge,
+    nearest_words,
+    save,
+    set_adapter,
+    unload,
+)
 
 HEAD = (WIDTH + 1) * CLASSES
 
@@ -52,7 +64,7 @@ def test_equal_to_peft() -> None:
     theirs = with_peft(peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=7))
     model = ours()
     inject(model, SoftPrompt(length=7, start="random"), "word_embedding", train="head")
-    assert count(model).trainable == theirs.get_nb_trainable_parameters()[0] == 7 * WIDTH + HEAD
+    assert count_parameters(model).trainable == theirs.get_nb_trainable_parameters()[0] == 7 * WIDTH + HEAD
     copy_head(model, theirs)
     disturb(prompt_of(model))
     table = theirs.prompt_encoder["default"].embedding.weight
@@ -65,10 +77,13 @@ def test_equal_to_peft() -> None:
     torch.testing.assert_close(prompt_of(model).prompt.grad, table.grad, rtol=1e-9, atol=1e-9)
 
 
-def test_peft_cannot_run_a_prompt_on_the_courses_encoder() -> None:
-    """It reads sizes out of a transformers config, and later hands arguments to a transformers forward."""
-    with pytest.raises(TypeError, match="argument of type 'TextConfig' is not"):
-        peft.get_peft_model(ours(), peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=7))
+@pytest.mark.parametrize("config", [peft.PromptTuningConfig, peft.PromptEncoderConfig, peft.PrefixTuningConfig])
+def test_peft_cannot_run_a_prompt_on_the_courses_encoder(config: type[peft.PeftConfig]) -> None:
+    """It reads sizes out of a transformers config, and hands a prefix over as a cache, which ours does not take."""
+    with pytest.raises(TypeError, match="TextConfig"):
+        peft.get_peft_model(ours(), config(task_type="SEQ_CLS", num_virtual_tokens=7))
+    with pytest.raises(TypeError, match="past_key_values"):
+        ours()(IDS, MASK, past_key_values=None)
 
 
 @pytest.mark.parametrize("pool", ["cls", "mean"])
@@ -130,12 +145,12 @@ def test_training_moves_the_prompt_and_the_head_alone() -> None:
     bare = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     inject(model, SoftPrompt(length=4), "word_embedding", train="head")
     check_learns(model, 3e-2)
-    switch(model, None)
+    set_adapter(model, None)
     assert torch.equal(logits(model), logits(ours()))
-    with pytest.raises(ValueError, match="no single adapter"):
+    with pytest.raises(ValueError, match="set_adapter"):
         merge(model)
-    switch(model, "default")
-    with pytest.raises(ValueError, match="FreePrompt cannot be merged into the weights of a Embedding"):
+    set_adapter(model, "default")
+    with pytest.raises(ValueError, match=r"PromptEmbedding .* Embedding"):
         merge(model)
     fold(model)  # nothing to leave out: the same
     unload(model)
@@ -154,7 +169,7 @@ def test_saved_loaded_and_of_the_promised_size(tmp_path: Path) -> None:
     held = sum(tensor.numel() for tensor in safetensors.torch.load_file(path).values())
     assert held == 6 * WIDTH + HEAD
     other = ours(seed=9)
-    with pytest.raises(ValueError, match="tuned on another base"):
+    with pytest.raises(ValueError, match="another base"):
         load(other, path)
 
 
@@ -169,22 +184,12 @@ def test_a_batch_of_several_tasks_in_one_pass() -> None:
     names = ["mood", "news", "mood", "news"]
     alone = []
     for row, name in enumerate(names):
-        switch(model, name)
+        set_adapter(model, name)
         alone.append(model(IDS[row : row + 1], MASK[row : row + 1]))
     calls.clear()
-    switch(model, names)
+    set_adapter(model, names)
     torch.testing.assert_close(model(IDS, MASK), torch.cat(alone), rtol=1e-5, atol=1e-5)
     assert calls == [(ROWS, 9 + 3, WIDTH)]
-
-
-def test_bert_base_counts() -> None:
-    with torch.device("meta"):
-        model = TextModel(TextConfig(num_classes=18))
-        inject(model, SoftPrompt(length=10), "word_embedding")
-        assert count(model) == (7_680, 102_281_490 + 7_680)
-        model = TextModel(TextConfig(num_classes=18))
-        inject(model, SoftPrompt(length=10), "word_embedding", train="head")
-        assert count(model).trainable == 7_680 + 13_842
 
 
 def test_beside_lora_and_in_sixteen_bits() -> None:
@@ -198,34 +203,26 @@ def test_beside_lora_and_in_sixteen_bits() -> None:
     assert model(IDS, MASK).shape == (ROWS, CLASSES)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
-    [
-        ({"length": 0}, "length 0 is no count: choose a whole number of at least 1, such as 10"),
-        ({"length": 2.0}, "length 2.0 is no count"),
-        ({"start": "text"}, "start 'text' is no way to begin"),
-        ({"start": ()}, r"start \(\) is no way to begin"),
-    ],
-)
-def test_wrong_numbers_are_told(fields: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        SoftPrompt(**fields)
+@pytest.mark.parametrize(("field", "value"), [("length", 0), ("length", 2.0), ("start", "text"), ("start", ())])
+def test_wrong_numbers_are_told(field: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"{field} {value!r}")):
+        SoftPrompt(**{field: value})
 
 
 def test_places_and_lengths_that_do_not_fit_are_told() -> None:
     for target in ("position_embedding", "*_embedding"):
-        with pytest.raises(ValueError, match="cannot be put round position_embedding: it goes round"):
+        with pytest.raises(ValueError, match="position_embedding"):
             inject(ours(), SoftPrompt(), target)
-    with pytest.raises(ValueError, match=r"cannot be put round bert\.embeddings\.word_embeddings: it goes"):
+    with pytest.raises(ValueError, match=r"bert\.embeddings\.word_embeddings"):
         inject(bert(), SoftPrompt(), "word_embeddings")
-    with pytest.raises(ValueError, match="choose among Embedding"):
+    with pytest.raises(ValueError, match="Embedding"):
         inject(ViT(replace(ViTConfig.preset("tiny16"), depth=1)), SoftPrompt(), "patch_embedding")
-    with pytest.raises(ValueError, match="token ids from 3 to 60, and word_embedding has rows 0 to 59"):
+    with pytest.raises(ValueError, match=r"3 to 60, .* word_embedding .* 0 to 59"):
         inject(ours(), SoftPrompt(start=(3, 60)), "word_embedding")
     model = ours()
     inject(model, SoftPrompt(length=16), "word_embedding")
-    with pytest.raises(ValueError, match="a text of 25 tokens does not fit a model for 1 to 24"):
+    with pytest.raises(ValueError, match=r"25 tokens .* 24"):
         model(IDS)
     inject(model, SoftPrompt(length=5), "word_embedding", name="shorter")
-    with pytest.raises(ValueError, match=r"attention_mask of shape \[4, 14\] does not fit: give one of \[4, 9\]"):
+    with pytest.raises(ValueError, match=r"\[4, 14\] .* \[4, 9\]"):
         model(IDS, F.pad(MASK, (5, 0), value=True))  # the model makes room for the prompt in the mask itself

@@ -16,7 +16,7 @@ from course_utils.bench.runner import Result, compare, interleave
 from course_utils.bench.vit import assert_equal
 from course_utils.models import TextConfig, TextModel
 from course_utils.models.layouts import TEXT_LAYOUTS
-from course_utils.tuning import KeysAndValues, TunedLayer, WrittenKeysAndValues, count
+from course_utils.tuning import KeysAndValues, PrefixEncoder, TunedLayer, count_parameters
 from course_utils.tuning.prefix import Trunk
 
 TEXTS, TOKENS = 8, 20  # a batch of headlines
@@ -67,15 +67,17 @@ def copy_to_peft(ours: TextModel, theirs: Any) -> None:
     copied: list[tuple[Tensor, Sequence[Tensor]]] = []  # peft's, and ours that make it up
     if isinstance(words, TunedLayer):
         for name, parameter in words.adapters["default"].named_parameters():
-            where = "embedding.weight" if name in ("prompt", "seed") else re.sub(r"^(mlp|lstm)\.", r"\1_head.", name)
+            where = (
+                "embedding.weight" if name in ("prompt", "embedding") else re.sub(r"^(mlp|lstm)\.", r"\1_head.", name)
+            )
             copied.append((network.get_parameter(where), [parameter]))
     elif free := [part for part in ours.modules() if isinstance(part, KeysAndValues)]:
         copied.append((network.embedding.weight, [rows for part in free for rows in (part.keys, part.values)]))
     else:
-        written = [part for part in ours.modules() if isinstance(part, WrittenKeysAndValues)]
+        written = [part for part in ours.modules() if isinstance(part, PrefixEncoder)]
         trunk, outs = written[0].shared[0], [part.out for part in written]
         assert isinstance(trunk, Trunk)
-        copied.append((network.embedding.weight, [trunk.seed]))
+        copied.append((network.embedding.weight, [trunk.embedding]))
         copied += [
             (p, [own]) for p, own in zip(network.transform[0].parameters(), trunk.linear.parameters(), strict=True)
         ]
@@ -118,7 +120,7 @@ def compare_steps(
             assert_equal(f"gradient norm of {who}", norms[who], norms["ours"])
     steps = {who: training_step(*contestants[who], ids, mask, labels) for who in contestants}
     runs = interleave(steps, repetitions, title=name)
-    trained = {who: count(each).trainable for who, (each, _) in contestants.items()}
+    trained = {who: count_parameters(each).trainable for who, (each, _) in contestants.items()}
     return compare(name, runs, goal, texts=TEXTS, tokens=TOKENS, trained=trained, torch=torch.__version__, **facts)
 
 

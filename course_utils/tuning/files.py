@@ -45,7 +45,7 @@ def save(model: nn.Module, path: str | Path, name: str = "default", *, extra: An
     """
     if is_merged(model):
         raise ValueError("an adapter is merged into the base's weights: unmerge(model) before saving")
-    layers = {path: layer for path, layer in tuned_layers(model) if name in layer.adapters}
+    layers = {layer_name: layer for layer_name, layer in tuned_layers(model) if name in layer.adapters}
     if not layers:
         known = sorted({known for _, layer in tuned_layers(model) for known in layer.adapters})
         raise ValueError(f"the model has no adapter {name!r}: it has {', '.join(known) or 'none'}")
@@ -69,7 +69,7 @@ def save(model: nn.Module, path: str | Path, name: str = "default", *, extra: An
 
 
 def load(model: nn.Module, path: str | Path, *, name: str | None = None) -> Loaded:
-    """Put a saved adapter into a base like the one it was tuned on, and choose it. Everything is compared before
+    """Put a saved adapter into a base like the one it was tuned on, and make it active. Everything is compared before
     anything is changed.
 
     Args:

@@ -26,7 +26,7 @@ class IA3(Method):
     """
 
     inputs: str = r"(.*\.)?(mlp\.fc2|layer\.\d+\.output\.dense)"
-    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
 
     def adapter(self, base: nn.Module, name: str) -> Factors:
         assert isinstance(base, nn.Linear)

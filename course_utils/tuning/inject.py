@@ -1,4 +1,4 @@
-"""Put a method round layers of a frozen model, choose between several adapters, merge them, take them out again."""
+"""Wrap layers of a frozen model, choose between several adapters, merge them, take them out again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def inject(
     train: Sequence[Pattern] | Pattern = (),
     name: str = "default",
 ) -> list[str]:
-    """Freeze a model, put ``method`` round some of its layers, and choose the new adapter.
+    """Freeze a model, wrap some of its layers as ``method`` says, and make the new adapter the active one.
 
     Example::
 
@@ -31,9 +31,9 @@ def inject(
         model: changed in place. Only the new adapter's parameters require gradients afterwards.
         method: None to train nothing but ``train``.
         targets: names of layers: globs, which may leave out the beginning (``"q_proj"``, ``"layers.0.*"``), or compiled
-            regular expressions for the whole name. Matches that the method cannot be put round are passed over.
+            regular expressions for the whole name. Matches that the method cannot wrap are passed over.
         train: names of modules to train in full, such as a new head; nothing in them is a target.
-        name: of the adapter; a model can have several (see :func:`switch`).
+        name: of the adapter; a model can have several (see :func:`set_adapter`).
 
     Returns:
         the names of the layers tuned, as in the bare model.
@@ -43,9 +43,9 @@ def inject(
             is taken; layers that their owner does not call.
     """
     copied = select(model, train, (nn.Module,), "train")
-    copied = tuple(path for path in copied if not inside(path.rpartition(".")[0], copied))
-    tuned = () if method is None else select(model, targets, method.layers, "targets")
-    tuned = tuple(path for path in tuned if not inside(path, copied))
+    copied = tuple(layer_name for layer_name in copied if not inside(layer_name.rpartition(".")[0], copied))
+    tuned = () if method is None else select(model, targets, method.kinds, "targets")
+    tuned = tuple(layer_name for layer_name in tuned if not inside(layer_name, copied))
     if not tuned and (method is not None or not copied):
         raise ValueError("no layer is left to tune: name some in targets that are not inside train")
     check_name(model, name)
@@ -57,33 +57,33 @@ def inject(
 def build(model: nn.Module, method: Method | None, targets: Sequence[str], train: Sequence[str]) -> dict[str, Adapter]:
     """Fresh adapters by the name of their layer; the model stays as it is."""
     bare = {name: module.base if isinstance(module, TunedLayer) else module for name, module in walk(model)}
-    for path in train:
-        if any(isinstance(module, TunedLayer) for module in bare[path].modules()):
-            raise ValueError(f"{path} holds layers that are tuned: train it in full, or tune layers in it, not both")
-    for path in (*targets, *train):
+    for layer_name in train:
+        if any(isinstance(module, TunedLayer) for module in bare[layer_name].modules()):
+            raise ValueError(f"{layer_name} holds tuned layers: train it in full, or tune layers in it, not both")
+    for layer_name in (*targets, *train):
         # MultiheadAttention hands its weights to a function; TransformerEncoderLayer does so in evaluation.
-        owner = bare.get(path.rpartition(".")[0], model)
+        owner = bare.get(layer_name.rpartition(".")[0], model)
         if isinstance(owner, nn.MultiheadAttention | nn.TransformerEncoderLayer):
             raise ValueError(
-                f"{path} belongs to a {type(owner).__name__}, which reads the weights of its layers without calling "
-                "them, so that an adapter would be skipped: use a model that calls its layers, such as "
+                f"{layer_name} belongs to a {type(owner).__name__}, which reads the weights of its layers without "
+                "calling them, so that an adapter would be skipped: use a model that calls its layers, such as "
                 "course_utils.models.Encoder"
             )
-    adapters = method.adapters({path: bare[path] for path in targets}) if method else {}
-    return adapters | {path: FullCopy(bare[path]) for path in train}
+    adapters = method.adapters({layer_name: bare[layer_name] for layer_name in targets}) if method else {}
+    return adapters | {layer_name: FullCopy(bare[layer_name]) for layer_name in train}
 
 
 def attach(model: nn.Module, adapters: dict[str, Adapter], injection: Injection, name: str) -> None:
-    """Put adapters round their layers, freeze everything else, and choose them."""
-    for path, adapter in adapters.items():
-        owner, leaf = owner_of(model, path)
+    """Wrap the layers in their adapters, freeze everything else, and make the adapters active."""
+    for layer_name, adapter in adapters.items():
+        owner, leaf = owner_of(model, layer_name)
         layer = getattr(owner, leaf)
         if not isinstance(layer, TunedLayer):
             layer = TunedLayer(layer)
             setattr(owner, leaf, layer)
         layer.adapters[name] = adapter.train(layer.training)
         layer.injections[name] = injection
-    switch(model, name)
+    set_adapter(model, name)
 
 
 def check_name(model: nn.Module, name: str) -> None:
@@ -95,43 +95,45 @@ def check_name(model: nn.Module, name: str) -> None:
         raise ValueError(f"the model has an adapter {name!r} already: choose another name, or unload(model) first")
 
 
-def switch(model: nn.Module, choice: str | Sequence[str | None] | None) -> None:
-    """Choose an adapter by name; None for the bare base; or a list with one name (or None) for each row of the batches
-    to come. What is chosen trains, nothing else does."""
+def set_adapter(model: nn.Module, active: str | Sequence[str | None] | None) -> None:
+    """Make an adapter active, by name; None for the bare base; or a list with one name (or None) for each row of the
+    batches to come. What is active trains, nothing else does."""
     _refuse_merged(model)
-    picked = choice if isinstance(choice, str | None) else tuple(choice)
-    wanted = set(picked) if isinstance(picked, tuple) else {picked}
+    active = active if isinstance(active, str | None) else tuple(active)
+    wanted = set(active) if isinstance(active, tuple) else {active}
     layers = [layer for _, layer in tuned_layers(model)]
     known = {name for layer in layers for name in layer.adapters}
     for name in wanted - known - {None}:
         raise ValueError(f"the model has no adapter {name!r}: choose among {', '.join(sorted(known)) or 'none at all'}")
     model.requires_grad_(False)
     for layer in layers:
-        layer.choice = picked
+        layer.active = active
         for name, adapter in layer.adapters.items():
             adapter.requires_grad_(name in wanted)
 
 
 def merge(model: nn.Module) -> None:
-    """Write the chosen adapter into the base's weights, so that it costs no time any more. The original values are kept
+    """Write the active adapter into the base's weights, so that it costs no time any more. The original values are kept
     (twice the memory for these layers), because subtracting what was added would leave rounding errors behind.
 
     Raises:
         ValueError: the adapter cannot be merged (it is nonlinear), or a weight is shared with another layer.
     """
     _refuse_merged(model)
-    layers = [(path, layer) for path, layer in tuned_layers(model) if layer.choice in tuple(layer.adapters)]
+    layers = [(layer_name, layer) for layer_name, layer in tuned_layers(model) if layer.active in tuple(layer.adapters)]
     if not layers:
-        raise ValueError("no single adapter is chosen, so that there is nothing to merge: switch(model, name) first")
+        raise ValueError("no single adapter is active, and nothing can be merged: set_adapter(model, name) first")
     with torch.no_grad():  # everything is worked out and checked before anything is changed
-        new = [layer.adapters[str(layer.choice)].merged(layer.base) for _, layer in layers]  # type: ignore[operator]
+        new = [layer.adapters[str(layer.active)].merged(layer.base) for _, layer in layers]  # type: ignore[operator]
     users: dict[int, list[str]] = {}
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        users.setdefault(id(parameter), []).append(name)
-    for (path, layer), values in zip(layers, new, strict=True):
+    for parameter_name, parameter in model.named_parameters(remove_duplicate=False):
+        users.setdefault(id(parameter), []).append(parameter_name)
+    for (layer_name, layer), values in zip(layers, new, strict=True):
         for key in values:
             if len(shared := users.get(id(layer.base.state_dict(keep_vars=True)[key]), [])) > 1:
-                raise ValueError(f"the {key} of {path} is shared ({', '.join(shared)}): merging would change them all")
+                raise ValueError(
+                    f"the {key} of {layer_name} is shared ({', '.join(shared)}): merging would change them all"
+                )
     for (_, layer), values in zip(layers, new, strict=True):
         state = layer.base.state_dict()
         layer.originals = {key: state[key].clone() for key in values}
@@ -173,8 +175,8 @@ def fold(model: nn.Module, name: str = "default") -> None:
 def unload(model: nn.Module) -> None:
     """Take all adapters out. What stays is the base as it is now: with its own weights, or with the merged ones after
     :func:`merge`. It stays frozen; ``model.requires_grad_()`` wakes it."""
-    for path, layer in reversed(tuned_layers(model)):  # inner ones first
-        owner, leaf = owner_of(model, path)
+    for layer_name, layer in reversed(tuned_layers(model)):  # inner ones first
+        owner, leaf = owner_of(model, layer_name)
         setattr(owner, leaf, layer.base)
 
 
@@ -183,7 +185,7 @@ def is_merged(model: nn.Module) -> bool:
     return any(layer.originals for _, layer in tuned_layers(model))
 
 
-class Count(NamedTuple):
+class ParameterCount(NamedTuple):
     """Numbers of parameters: those that train, and all that the model computes with."""
 
     trainable: int
@@ -195,18 +197,18 @@ class Count(NamedTuple):
         return 100 * self.trainable / self.total
 
 
-def count(model: nn.Module) -> Count:
-    """Count parameters, leaving out adapters that are not chosen and layers whose full copy works in their place."""
+def count_parameters(model: nn.Module) -> ParameterCount:
+    """Count parameters, leaving out adapters that are not active, and layers in whose place a full copy works."""
     idle: set[int] = set()
     for _, layer in tuned_layers(model):
-        wanted = layer.choice if isinstance(layer.choice, tuple) else (layer.choice,)
+        active = layer.active if isinstance(layer.active, tuple) else (layer.active,)
         for name, adapter in layer.adapters.items():
-            if name not in wanted:
+            if name not in active:
                 idle.update(id(parameter) for parameter in adapter.parameters())
             elif isinstance(adapter, FullCopy):
                 idle.update(id(parameter) for parameter in layer.base.parameters())
     working = [parameter for parameter in model.parameters() if id(parameter) not in idle]
-    return Count(sum(p.numel() for p in working if p.requires_grad), sum(p.numel() for p in working))
+    return ParameterCount(sum(p.numel() for p in working if p.requires_grad), sum(p.numel() for p in working))
 
 
 def _refuse_merged(model: nn.Module) -> None:

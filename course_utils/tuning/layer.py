@@ -1,7 +1,7 @@
-"""A layer and what is put round it: the three small classes that every method is made of.
+"""A layer and what wraps it: the three small classes that every method is made of.
 
-A :class:`Method` (LoRA, IA3, ...) says what is put round a layer; an :class:`Adapter` is that part, with the parameters
-of one layer; a :class:`TunedLayer` takes the layer's place in the model and holds it together with its adapters. The
+A :class:`Method` (LoRA, IA3, ...) says how layers are wrapped. An :class:`Adapter` holds the parameters that train
+beside one layer. A :class:`TunedLayer` takes the layer's place in the model, and holds the layer and its adapters. The
 model itself needs to know nothing of this: any ``nn.Module`` that *calls* its layers will do.
 """
 
@@ -20,7 +20,7 @@ class Adapter(nn.Module):
     """What a method adds to one layer: its parameters, and what they make of the layer."""
 
     def forward(self, base: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """What the layer returns with this adapter, for arguments that the layer alone would take."""
+        """What the layer ``base`` returns with this adapter, for arguments that the layer alone would take."""
         raise NotImplementedError
 
     def merged(self, base: nn.Module) -> dict[str, Tensor]:
@@ -35,13 +35,13 @@ class Adapter(nn.Module):
 
 
 class Method:
-    """What is put round a layer. A method is a frozen dataclass of numbers, text and tuples, so that it can be saved
-    and rebuilt from its fields."""
+    """How layers are wrapped. A method is a frozen dataclass of numbers, text and tuples, so that it can be saved and
+    rebuilt from its fields."""
 
-    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)  # the kinds of layers it can be put round
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Module,)  # of layers that it can wrap
 
     def adapter(self, base: nn.Module, name: str) -> Adapter:
-        """A fresh adapter for one layer; ``name`` is the layer's name in the model."""
+        """A fresh adapter for the layer ``base``, which is called ``name`` in the model."""
         raise NotImplementedError
 
     def adapters(self, bases: Mapping[str, nn.Module]) -> dict[str, Adapter]:
@@ -79,7 +79,7 @@ class Injection:
 
 
 class TunedLayer(nn.Module):
-    """A frozen layer of the model and its adapters by name. ``choice`` says which of them works: one name for the
+    """A frozen layer of the model and its adapters by name. ``active`` says which of them works: one name for the
     whole batch, a name for each row of the batch, or None for the bare layer."""
 
     def __init__(self, base: nn.Module) -> None:
@@ -87,7 +87,7 @@ class TunedLayer(nn.Module):
         self.base = base
         self.adapters = nn.ModuleDict()
         self.injections: dict[str, Injection] = {}
-        self.choice: str | tuple[str | None, ...] | None = None
+        self.active: str | tuple[str | None, ...] | None = None
         self.originals: dict[str, Tensor] = {}  # the layer's own values, while an adapter is merged into them
         self.training = base.training
 
@@ -98,28 +98,45 @@ class TunedLayer(nn.Module):
                     "an adapter is merged into this layer and would not be trained: unmerge(model) first"
                 )
             return self.base(*args, **kwargs)
-        if isinstance(self.choice, tuple):
-            return self._row_by_row(self.choice, *args, **kwargs)
-        return self._with(self.choice, *args, **kwargs)
+        if isinstance(self.active, tuple):
+            return self._row_by_row(self.active, *args, **kwargs)
+        return self._with(self.active, *args, **kwargs)
 
     def _with(self, name: str | None, *args: Any, **kwargs: Any) -> Any:
-        if name is None or name not in self.adapters:  # the adapter chosen may tune other layers alone
+        if name is None or name not in self.adapters:  # the active adapter may tune other layers alone
             return self.base(*args, **kwargs)
         return self.adapters[name](self.base, *args, **kwargs)
 
-    def _row_by_row(self, choice: tuple[str | None, ...], *args: Any, **kwargs: Any) -> Tensor:
+    def _row_by_row(self, active: tuple[str | None, ...], *args: Any, **kwargs: Any) -> Tensor:
         """Rows with the same adapter go through the layer together; each row goes through it once."""
         lengths = [len(value) for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
-        if any(length != len(choice) for length in lengths):
+        if wrong := [length for length in lengths if length != len(active)]:
             raise ValueError(
-                f"adapters are chosen for {len(choice)} rows, and this layer was called with {lengths[0]}: choose one "
+                f"adapters are set for {len(active)} rows, and this layer was called with {wrong[0]}: set one "
                 "adapter for the whole batch, or as many as it has rows"
             )
         parts, rows = [], []
-        for name in dict.fromkeys(choice):
-            index = [i for i, chosen in enumerate(choice) if chosen == name]
+        for name in dict.fromkeys(active):
+            index = [i for i, wanted in enumerate(active) if wanted == name]
             some = [value[index] if isinstance(value, Tensor) else value for value in args]
             named = {key: value[index] if isinstance(value, Tensor) else value for key, value in kwargs.items()}
             parts.append(self._with(name, *some, **named))
             rows += index
         return torch.cat(parts)[torch.tensor(rows, device=parts[0].device).argsort()]
+
+
+def trained_dtype(weight: Tensor) -> torch.dtype:
+    """The dtype of what trains beside a frozen weight: FP32 at least, because in 16 bits small updates are lost."""
+    return torch.promote_types(weight.dtype, torch.float32)
+
+
+def check_count(name: str, value: object, such_as: int) -> None:
+    """Raise ``ValueError`` unless ``value`` is a whole number of at least 1."""
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} {value!r} is no count: choose a whole number of at least 1, such as {such_as}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raise ``ValueError`` unless ``value`` is a share that can be dropped."""
+    if not 0 <= value < 1:
+        raise ValueError(f"{name} {value!r} is no share: choose a number from 0 (off) to below 1")

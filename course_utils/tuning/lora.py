@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from course_utils.tuning.layer import Adapter, Method
+from course_utils.tuning.layer import Adapter, Method, check_count, check_share, trained_dtype
 from course_utils.tuning.updated_product import UpdatedProduct
 
 
@@ -41,15 +41,13 @@ class LoRA(Method):
     dropout: float = 0.0
     rslora: bool = False
     dora: bool = False
-    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Embedding, nn.Conv2d)
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear, nn.Embedding, nn.Conv2d)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"rank {self.rank!r} is no rank: choose a whole number of at least 1, such as 8")
+        check_count("rank", self.rank, 8)
+        check_share("dropout", self.dropout)
         if not self.alpha > 0:
             raise ValueError(f"alpha {self.alpha!r} must be above 0: choose one or two times the rank")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout!r} is no share: choose a number from 0 (off) to below 1")
 
     @property
     def scaling(self) -> float:
@@ -70,7 +68,7 @@ class LowRank(Adapter):
         self.dropout = nn.Dropout(method.dropout)
         self.groups = int(getattr(base, "groups", 1))  # a grouped convolution is one small matrix for each group
         weight = self.matrix(base)  # [out, in]
-        dtype = torch.promote_types(weight.dtype, torch.float32)  # in 16 bits small updates would be rounded away
+        dtype = trained_dtype(weight)
         self.A = nn.Parameter(weight.new_empty(self.groups * method.rank, weight.shape[1], dtype=dtype))
         self.B = nn.Parameter(weight.new_zeros(weight.shape[0], method.rank, dtype=dtype))
         self.start()

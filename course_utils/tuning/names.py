@@ -1,5 +1,5 @@
-"""Find layers by name, and recognise a base. Names are always those of the bare model: what has been put round layers
-does not show in them."""
+"""Find layers by name, and recognise a base. Names are always those of the bare model: what wraps a layer does not
+show in them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """P-tuning: the vectors of a prompt written by a small network (v1), and prompts at every layer (v2).
 
-The network is scaffolding. What it writes does not depend on the text, so that after training its output, ``l d``
-numbers, is all that is kept: ``fold(model)``.
+The network is needed in training alone. What it writes does not depend on the text, so that after training its output,
+``l d`` numbers, is all that is kept: ``fold(model)``.
 
 Sources: Liu et al. 2021, arXiv:2103.10385 (v1); Liu et al. 2022, arXiv:2110.07602 (v2).
 """
@@ -15,9 +15,9 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from course_utils.tuning.layer import Method
+from course_utils.tuning.layer import Method, check_count, check_share, trained_dtype
 from course_utils.tuning.prefix import Prefix
-from course_utils.tuning.soft_prompt import FreePrompt, Prompt, SoftPrompt, check_count, word_table
+from course_utils.tuning.soft_prompt import Prompt, PromptEmbedding, SoftPrompt, word_table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ class PTuning(Method):
     lstm_layers: int = 2
     dropout: float = 0.0
     after_first: bool = False
-    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Embedding,)
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Embedding,)
 
     def __post_init__(self) -> None:
         check_count("length", self.length, 10)
@@ -53,26 +53,25 @@ class PTuning(Method):
             check_count("hidden", self.hidden, 128)
         if self.network not in ("mlp", "lstm"):
             raise ValueError(f'network {self.network!r} is unknown: choose "mlp" or "lstm"')
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout {self.dropout!r} is no share: choose a number from 0 (off) to below 1")
+        check_share("dropout", self.dropout)
         if self.dropout and (self.network != "lstm" or self.lstm_layers < 2):
             raise ValueError(f"dropout {self.dropout!r} stands between layers of an LSTM: choose 0, or two such layers")
 
-    def adapter(self, base: nn.Module, name: str) -> WrittenPrompt:
-        return WrittenPrompt(self, word_table(base, name))
+    def adapter(self, base: nn.Module, name: str) -> PromptEncoder:
+        return PromptEncoder(self, word_table(base, name))
 
     def folded(self) -> SoftPrompt:
         return SoftPrompt(length=self.length, after_first=self.after_first)
 
 
-class WrittenPrompt(Prompt):
-    """``l`` vectors in, ``l`` vectors out: the network reads an embedding of its own and writes the prompt."""
+class PromptEncoder(Prompt):
+    """A prompt that a network writes: it reads ``l`` vectors of an embedding of its own, and makes ``l`` others."""
 
     def __init__(self, method: PTuning, table: Tensor) -> None:
         super().__init__(method.after_first)
-        width, dtype = table.shape[1], torch.promote_types(table.dtype, torch.float32)
+        width = table.shape[1]
         hidden = method.hidden or width
-        self.seed = nn.Parameter(torch.randn(method.length, width))  # [l, D]
+        self.embedding = nn.Parameter(torch.randn(method.length, width))  # [l, D]
         self.lstm: nn.LSTM | None = None
         sizes = [width, hidden, hidden, width]
         if method.network == "lstm":
@@ -80,14 +79,14 @@ class WrittenPrompt(Prompt):
             sizes = [2 * hidden, 2 * hidden, width]  # both directions side by side
         linears = [nn.Linear(inputs, outputs) for inputs, outputs in itertools.pairwise(sizes)]
         self.mlp = nn.Sequential(*(part for linear in linears for part in (linear, nn.ReLU())))[:-1]
-        self.to(table.device, dtype)
+        self.to(table.device, trained_dtype(table))
 
     def vectors(self) -> Tensor:
-        read = self.seed if self.lstm is None else self.lstm(self.seed)[0]  # [l, D], or [l, 2 h]
+        read = self.embedding if self.lstm is None else self.lstm(self.embedding)[0]  # [l, D], or [l, 2 h]
         return self.mlp(read)
 
-    def folded(self) -> FreePrompt:
-        return FreePrompt(self.vectors(), self.after_first)
+    def folded(self) -> PromptEmbedding:
+        return PromptEmbedding(self.vectors(), self.after_first)
 
 
 @dataclass(frozen=True, kw_only=True)

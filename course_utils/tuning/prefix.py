@@ -14,8 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from course_utils.models.encoder import Attention, join_heads, split_heads
-from course_utils.tuning.layer import Adapter, Method, TunedLayer
-from course_utils.tuning.soft_prompt import check_count
+from course_utils.tuning.layer import Adapter, Method, TunedLayer, check_count, trained_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +22,8 @@ class Prefix(Method):
     """``l`` keys and ``l`` values for each of ``L`` layers: ``2 L l d`` parameters for a model of width ``d``.
 
     ``inject(model, Prefix(length=10), "attention", train=["head"])`` tunes any model made of the course's
-    :class:`~course_utils.models.encoder.Attention`. No token is added: nothing asks in the prefix's place, the MLPs
-    never see it, and a text keeps its length and its positions. (peft hands the prefix over as a cache of earlier
+    :class:`~course_utils.models.encoder.Attention`. No token is added: a prefix has no queries, the MLPs never
+    see it, and a text keeps its length and its positions. (peft hands the prefix over as a cache of earlier
     tokens, and BERT then counts positions from ``l``. To have it so, add ``"position_embedding"`` to the targets.)
 
     Args:
@@ -39,7 +38,7 @@ class Prefix(Method):
 
     length: int = 10
     hidden: int | None = None
-    layers: ClassVar[tuple[type[nn.Module], ...]] = (Attention, nn.Embedding)
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (Attention, nn.Embedding)
 
     def __post_init__(self) -> None:
         check_count("length", self.length, 10)
@@ -48,7 +47,7 @@ class Prefix(Method):
 
     def adapters(self, bases: Mapping[str, nn.Module]) -> dict[str, Adapter]:
         found: dict[str, Adapter] = {}
-        trunk: nn.Module | None = None
+        trunk: Trunk | None = None
         if not any(isinstance(base, Attention) for base in bases.values()):
             raise ValueError("a prefix needs an attention to stand in: add attention to the targets")
         for name, base in bases.items():
@@ -57,9 +56,9 @@ class Prefix(Method):
             elif self.hidden is None:
                 found[name] = KeysAndValues.fresh(base, self.length)
             else:
-                first = trunk is None
-                trunk = trunk or _trunk(_projections(base)[0], self.length, self.hidden)
-                found[name] = WrittenKeysAndValues(trunk, base, self.hidden, owns_trunk=first)
+                owns_trunk = trunk is None
+                trunk = trunk or Trunk(self.length, self.hidden, _weights(base)[0])
+                found[name] = PrefixEncoder(trunk, base, owns_trunk=owns_trunk)
         return found
 
     def folded(self) -> Self:
@@ -67,7 +66,7 @@ class Prefix(Method):
 
 
 class PrefixedAttention(Adapter):
-    """Attention over ``l`` trained tokens and the ``N`` of the text: ``[B, N, D]`` to ``[B, N, D]``."""
+    """Attention over ``l`` trained keys and values and those of the text: ``[B, N, D]`` to ``[B, N, D]``."""
 
     def keys_and_values(self) -> tuple[Tensor, Tensor]:
         """The prefix of this layer, ``[l, D]`` each."""
@@ -95,23 +94,23 @@ class KeysAndValues(PrefixedAttention):
     @classmethod
     def fresh(cls, attention: nn.Module, length: int) -> Self:
         """Normal numbers, as large as what the layer's own projections make of normalised inputs."""
-        return cls(*(_randn(linear, length) * linear.weight.detach().norm() / linear.out_features**0.5
-                     for linear in _projections(attention)))  # fmt: skip
+        return cls(*(_randn(length, w) * w.norm() / len(w) ** 0.5 for w in _weights(attention)))
 
     def keys_and_values(self) -> tuple[Tensor, Tensor]:
         return self.keys, self.values
 
 
-class WrittenKeysAndValues(PrefixedAttention):
+class PrefixEncoder(PrefixedAttention):
     """Keys and values written by an MLP: its first half, the trunk, serves all layers; the second is this layer's."""
 
-    def __init__(self, trunk: nn.Module, attention: nn.Module, hidden: int, *, owns_trunk: bool) -> None:
+    def __init__(self, trunk: Trunk, attention: nn.Module, *, owns_trunk: bool) -> None:
         super().__init__()
-        linear = _projections(attention)[0]
+        weight = _weights(attention)[0]
         if owns_trunk:
             self.trunk = trunk  # registered once, and so saved, counted and moved once
         self.shared = (trunk,)
-        self.out = nn.Linear(hidden, 2 * linear.out_features, device=linear.weight.device, dtype=_dtype(linear))
+        hidden = trunk.linear.out_features
+        self.out = nn.Linear(hidden, 2 * len(weight), device=weight.device, dtype=trained_dtype(weight))
 
     def keys_and_values(self) -> tuple[Tensor, Tensor]:
         keys, values = self.out(self.shared[0]()).chunk(2, dim=-1)  # [l, 2 D] -> [l, D] each
@@ -122,15 +121,15 @@ class WrittenKeysAndValues(PrefixedAttention):
 
 
 class Trunk(nn.Module):
-    """``l`` trained vectors through one ``Linear`` and a tanh: ``[l, h]``."""
+    """``l`` trained vectors through one ``Linear`` and a tanh: ``[l, h]``. The layers' ``weight`` gives their width."""
 
-    def __init__(self, seed: Tensor, hidden: int) -> None:
+    def __init__(self, length: int, hidden: int, weight: Tensor) -> None:
         super().__init__()
-        self.seed = nn.Parameter(seed)  # [l, D]
-        self.linear = nn.Linear(seed.shape[1], hidden, device=seed.device, dtype=seed.dtype)
+        self.embedding = nn.Parameter(_randn(length, weight))  # [l, D]
+        self.linear = nn.Linear(len(weight), hidden, device=weight.device, dtype=trained_dtype(weight))
 
     def forward(self) -> Tensor:
-        return self.linear(self.seed).tanh()
+        return self.linear(self.embedding).tanh()
 
 
 class ShiftedPositions(Adapter):
@@ -140,7 +139,7 @@ class ShiftedPositions(Adapter):
         super().__init__()
         if name.rpartition(".")[2] != "position_embedding":
             raise ValueError(
-                f"a prefix cannot be put round {name}: choose attention, and position_embedding to shift positions"
+                f"a prefix cannot wrap {name}: choose attention, and position_embedding to shift positions"
             )
         self.length = length
 
@@ -155,24 +154,14 @@ class ShiftedPositions(Adapter):
             ) from error
 
 
-def _projections(attention: nn.Module) -> list[nn.Linear]:
-    """The bare layers that make keys and values."""
+def _weights(attention: nn.Module) -> tuple[Tensor, Tensor]:
+    """The frozen matrices that make keys and values, ``[D, D]`` each, whatever wraps their layers."""
     assert isinstance(attention, Attention)
-    linears = []
-    for layer in (attention.k_proj, attention.v_proj):
-        linear = layer.base if isinstance(layer, TunedLayer) else layer
-        assert isinstance(linear, nn.Linear)
-        linears.append(linear)
-    return linears
+    k, v = (layer.base if isinstance(layer, TunedLayer) else layer for layer in (attention.k_proj, attention.v_proj))
+    assert isinstance(k, nn.Linear)
+    assert isinstance(v, nn.Linear)
+    return k.weight.detach(), v.weight.detach()
 
 
-def _dtype(linear: nn.Linear) -> torch.dtype:
-    return torch.promote_types(linear.weight.dtype, torch.float32)  # in 16 bits small updates would be rounded away
-
-
-def _randn(linear: nn.Linear, length: int) -> Tensor:
-    return torch.randn(length, linear.out_features, device=linear.weight.device, dtype=_dtype(linear))
-
-
-def _trunk(linear: nn.Linear, length: int, hidden: int) -> Trunk:
-    return Trunk(torch.randn(length, linear.in_features, device=linear.weight.device, dtype=_dtype(linear)), hidden)
+def _randn(length: int, weight: Tensor) -> Tensor:
+    return torch.randn(length, len(weight), device=weight.device, dtype=trained_dtype(weight))

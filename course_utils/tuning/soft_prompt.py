@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from course_utils.tuning.layer import Adapter, Method
+from course_utils.tuning.layer import Adapter, Method, check_count, trained_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +36,7 @@ class SoftPrompt(Method):
     length: int = 10
     start: Literal["vocabulary", "random"] | tuple[int, ...] = "vocabulary"
     after_first: bool = False
-    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Embedding,)
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Embedding,)
 
     def __post_init__(self) -> None:
         check_count("length", self.length, 10)
@@ -45,7 +45,7 @@ class SoftPrompt(Method):
                 f'start {self.start!r} is no way to begin: choose "vocabulary", "random", or a tuple of token ids'
             )
 
-    def adapter(self, base: nn.Module, name: str) -> FreePrompt:
+    def adapter(self, base: nn.Module, name: str) -> PromptEmbedding:
         table = word_table(base, name)
         if self.start == "random":
             vectors = torch.randn(self.length, table.shape[1], device=table.device) * table.std()  # [l, D]
@@ -59,11 +59,11 @@ class SoftPrompt(Method):
                 )
             ids = [self.start[i % len(self.start)] for i in range(self.length)]
             vectors = table[torch.tensor(ids, device=table.device)]
-        return FreePrompt(vectors, self.after_first)
+        return PromptEmbedding(vectors, self.after_first)
 
 
 class Prompt(Adapter):
-    """Put round a table of words: ids ``[B, N]`` to vectors ``[B, l + N, D]``."""
+    """Wraps a table of words: ids ``[B, N]`` to vectors ``[B, l + N, D]``."""
 
     def __init__(self, after_first: bool) -> None:
         super().__init__()
@@ -81,13 +81,12 @@ class Prompt(Adapter):
         return torch.cat([prompt, words], dim=1)
 
 
-class FreePrompt(Prompt):
-    """Vectors that are parameters themselves."""
+class PromptEmbedding(Prompt):
+    """A prompt whose vectors are parameters themselves."""
 
     def __init__(self, vectors: Tensor, after_first: bool) -> None:
         super().__init__(after_first)
-        dtype = torch.promote_types(vectors.dtype, torch.float32)  # in 16 bits small updates would be rounded away
-        self.prompt = nn.Parameter(vectors.detach().to(dtype, copy=True))
+        self.prompt = nn.Parameter(vectors.detach().to(trained_dtype(vectors), copy=True))
 
     def vectors(self) -> Tensor:
         return self.prompt
@@ -116,14 +115,6 @@ def word_table(base: nn.Module, name: str) -> Tensor:
     positions and mask before it looks words up, as those of transformers do, has no room for a longer text there.
     """
     if name.rpartition(".")[2] != "word_embedding":
-        raise ValueError(
-            f"a prompt cannot be put round {name}: it goes round the word_embedding of a course_utils.models.TextModel"
-        )
+        raise ValueError(f"a prompt cannot wrap {name}: it wraps the word_embedding of a course_utils.models.TextModel")
     assert isinstance(base, nn.Embedding)
     return base.weight.detach()
-
-
-def check_count(name: str, value: object, such_as: int) -> None:
-    """Raise ``ValueError`` unless ``value`` is a whole number of at least 1."""
-    if not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} {value!r} is no count: choose a whole number of at least 1, such as {such_as}")

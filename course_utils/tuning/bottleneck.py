@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.tuning.layer import Adapter, Method
+from course_utils.tuning.layer import Adapter, Method, check_count
 
 # Where the adapters stand: behind the output projection of a sub-layer, before its sum with the tokens it read. The
 # names are this course's and those of BERT in transformers.
@@ -38,11 +38,10 @@ class Bottleneck(Method):
 
     width: int = 64
     activation: Literal["gelu", "relu"] = "gelu"
-    layers: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
+    kinds: ClassVar[tuple[type[nn.Module], ...]] = (nn.Linear,)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.width, int) or self.width < 1:
-            raise ValueError(f"width {self.width!r} is no count: choose a whole number of at least 1, such as 64")
+        check_count("width", self.width, 64)
         if self.activation not in ("gelu", "relu"):
             raise ValueError(f'activation {self.activation!r} is unknown: choose "gelu" or "relu"')
 
