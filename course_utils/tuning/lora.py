@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from course_utils.tuning.layer import Adapter, Method, check_count, check_share, trained_dtype
-from course_utils.tuning.updated_product import UpdatedProduct
+from course_utils.tuning.updated_product import is_plain, updated_product
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +71,11 @@ class LowRank(Adapter):
         dtype = trained_dtype(weight)
         self.A = nn.Parameter(weight.new_empty(self.groups * method.rank, weight.shape[1], dtype=dtype))
         self.B = nn.Parameter(weight.new_zeros(weight.shape[0], method.rank, dtype=dtype))
-        self.start()
+        self.reset_parameters()
         # The length of each output's weights, [out]: with B A = 0 it changes nothing.
         self.magnitude = nn.Parameter(self.length(base).clone()) if method.dora else None
 
-    def start(self) -> None:
+    def reset_parameters(self) -> None:
         """B = 0: the tuned layer begins as the layer. So A gets no gradient in the first step, and B moves alone;
         were A zero as well, neither ever would."""
         nn.init.kaiming_uniform_(self.A, a=math.sqrt(5))  # uniform within 1 / sqrt(in), as nn.Linear
@@ -87,14 +87,17 @@ class LowRank(Adapter):
 
     def forward(self, base: nn.Module, x: Tensor) -> Tensor:
         y = base(x)
-        update = self.branch(base, x)
-        if self.magnitude is None:
-            return y + update.to(y.dtype)
-        # DoRA: m (W + s B A) x / |W + s B A|, where the length is taken as a constant (section 4.3 of the paper).
+        update = self.branch(base, x).to(y.dtype)  # s B A x
+        return y + update if self.magnitude is None else self.rescaled(base, y, update)
+
+    def rescaled(self, base: nn.Module, y: Tensor, update: Tensor) -> Tensor:
+        """DoRA: ``m (W + s B A) x / |W + s B A|``, where the length is taken as a constant (section 4.3 of the paper).
+        While the ratio ``m / |W + s B A|`` is 1, this is exactly ``y + update``."""
+        assert self.magnitude is not None
         ratio = self.per_output((self.magnitude / self.length(base)).to(y.dtype))
         bias = getattr(base, "bias", None)
-        linear = y if bias is None else y - self.per_output(bias)
-        return y + (ratio - 1) * linear + ratio * update.to(y.dtype)  # exactly y, not nearly, while ratio = 1
+        product = y if bias is None else y - self.per_output(bias)  # W x
+        return y + (ratio - 1) * product + ratio * update
 
     def merged(self, base: nn.Module) -> dict[str, Tensor]:
         weight = self.matrix(base) + self.delta()
@@ -114,12 +117,14 @@ class LowRank(Adapter):
     @staticmethod
     def matrix(base: nn.Module) -> Tensor:
         """The layer's weight as ``[out, in]``."""
-        raise NotImplementedError
+        assert isinstance(base.weight, Tensor)
+        return base.weight.flatten(1)
 
     @staticmethod
     def shaped(matrix: Tensor, base: nn.Module) -> Tensor:
         """The inverse: ``[out, in]`` in the shape of the layer's weight."""
-        raise NotImplementedError
+        assert isinstance(base.weight, Tensor)
+        return matrix.view_as(base.weight)
 
     @staticmethod
     def per_output(vector: Tensor) -> Tensor:
@@ -132,33 +137,20 @@ class LowRankLinear(LowRank):
 
     def forward(self, base: nn.Module, x: Tensor) -> Tensor:
         assert isinstance(base, nn.Linear)
-        weight, bias, kind = base.weight, base.bias, x.device.type
-        autocast = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-        alike = x.dtype == weight.dtype == self.A.dtype and not autocast
-        frozen = not weight.requires_grad and (bias is None or not bias.requires_grad)
-        plain = type(base).forward is nn.Linear.forward and self.magnitude is None
-        if not (plain and alike and frozen) or (self.training and self.dropout.p > 0):
-            return super().forward(base, x)
-        return UpdatedProduct.apply(x, weight, bias, self.A, self.B, self.scaling)
+        dropped = self.training and self.dropout.p > 0
+        if self.magnitude is not None or dropped or not is_plain(base, x, self.A):
+            return super().forward(base, x)  # base(x) + s B A x
+        return updated_product(base, x, self.A, self.B, self.scaling)  # the same in one step
 
     def branch(self, base: nn.Module, x: Tensor) -> Tensor:
         low = F.linear(self.dropout(x.to(self.A.dtype)), self.A)  # [..., r]
         return F.linear(low * self.scaling, self.B)  # scaled where it is thin
 
-    @staticmethod
-    def matrix(base: nn.Module) -> Tensor:
-        assert isinstance(base, nn.Linear)
-        return base.weight
-
-    @staticmethod
-    def shaped(matrix: Tensor, base: nn.Module) -> Tensor:
-        return matrix
-
 
 class LowRankEmbedding(LowRank):
     """Of an ``nn.Embedding``, whose table is ``[in, out]``: in = tokens. Ids ``[...]`` to ``[..., out]``."""
 
-    def start(self) -> None:
+    def reset_parameters(self) -> None:
         # Here A = 0 and B is random: a token's row changes when the token has been seen. The other way round, the
         # first step would move every token of the vocabulary.
         nn.init.zeros_(self.A)
@@ -203,16 +195,6 @@ class LowRankConv2d(LowRank):
         window = self.A.unflatten(1, base.weight.shape[1:])  # [groups * r, C / groups, kernel height, kernel width]
         low = base._conv_forward(self.dropout(x.to(self.A.dtype)), window, None)  # stride, padding, groups: the base's
         return F.conv2d(low * self.scaling, self.B[:, :, None, None], groups=self.groups)
-
-    @staticmethod
-    def matrix(base: nn.Module) -> Tensor:
-        assert isinstance(base, nn.Conv2d)
-        return base.weight.flatten(1)
-
-    @staticmethod
-    def shaped(matrix: Tensor, base: nn.Module) -> Tensor:
-        assert isinstance(base, nn.Conv2d)
-        return matrix.view_as(base.weight)
 
     @staticmethod
     def per_output(vector: Tensor) -> Tensor:

@@ -9,8 +9,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+
+def updated_product(base: nn.Linear, x: Tensor, a: Tensor, b: Tensor, scaling: float) -> Tensor:
+    """``W x + b + s B A x``, ``[..., in]`` to ``[..., out]``, of a layer for which :func:`is_plain` holds."""
+    out: Tensor = UpdatedProduct.apply(x, base.weight, base.bias, a, b, scaling)
+    return out
+
+
+def is_plain(base: nn.Module, x: Tensor, a: Tensor) -> bool:
+    """Whether the written-out step may take the place of autograd's: the layer is an ordinary ``Linear``, it is frozen,
+    and everything has one dtype, which autocast does not change."""
+    if type(base).forward is not nn.Linear.forward:
+        return False
+    assert isinstance(base, nn.Linear)
+    frozen = not any(parameter.requires_grad for parameter in base.parameters())
+    device = x.device.type
+    autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    return frozen and x.dtype == base.weight.dtype == a.dtype and not autocast
 
 
 class UpdatedProduct(torch.autograd.Function):
