@@ -136,7 +136,7 @@ def test_each_stage_of_any_axes_has_what_the_package_says(sizes: dict[str, int])
         layers, held, *sent = found["rows"][row]
         ends = {"first": stage == 0, "last": stage == plan.pipeline - 1}
         assert held * 1e9 == pytest.approx(rank_parameters(BLOOM, layers, tensor=plan.tensor, **ends), rel=1e-5)
-        want = traffic(plan, stage)._asdict()
+        want = traffic(plan, stage)
         assert sent == pytest.approx([want[axis] / 1e9 for axis in sizes], rel=1e-5)
     assert sum(found["rows"][row][0] for row in found["stages"]) == BLOOM.layers
 

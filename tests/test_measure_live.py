@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from course_utils.measure import Ledger
 from course_utils.measure.live import LiveMemory
 from course_utils.models.encoder import Encoder, EncoderConfig
-from course_utils.plan.memory import saved_for_backward
 
 
 def test_tensors_count_from_birth_to_end() -> None:
@@ -109,7 +109,7 @@ def test_meta_tensors_are_counted_as_real_ones() -> None:
         with torch.device(device):
             encoder = Encoder(config)
             x = torch.empty(5, 17, 24, requires_grad=True)
-        with saved_for_backward(encoder) as saved:
+        with Ledger(encoder) as ledger:
             encoder(x)
-        counted.append((saved.total, len(saved.shapes)))
+        counted.append((ledger.saved_peak, len(ledger.saved_tensors)))
     assert counted[0] == counted[1]

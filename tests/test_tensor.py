@@ -17,12 +17,12 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 from course_utils.bench import tensor as bench
-from course_utils.hybrid.cost import layer_share
 from course_utils.launch import RankFailed, launch
 from course_utils.measure import Ledger
 from course_utils.models import TextConfig, TextModel, ViT, ViTConfig
 from course_utils.models.encoder import attention_maps, initialise
 from course_utils.plan.activations import layer_activations
+from course_utils.plan.planner import layer_share
 from course_utils.tensor import (
     PLANS,
     full_state_dict,

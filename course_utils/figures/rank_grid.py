@@ -8,15 +8,10 @@ from typing import Any
 
 from course_utils.figures.interactive import tabulate
 from course_utils.figures.style import PALETTE
+from course_utils.hybrid.axes import AXES
 from course_utils.hybrid.cost import Cluster, traffic
-from course_utils.plan.planner import Plan, rank_parameters, stage_layers
-
-# Of each axis: its letter, the colour of its groups, and what a place on it is called.
-LOOKS = {
-    "data": ("D", PALETTE["blue"], "replica"),
-    "pipeline": ("P", PALETTE["orange"], "stage"),
-    "tensor": ("T", PALETTE["green"], "slice"),
-}
+from course_utils.pipeline.stages import stage_layers
+from course_utils.plan.planner import Plan, rank_parameters
 
 
 def answers(plans: Iterable[Plan], cluster: Cluster, **sizes: Sequence[int]) -> dict[str, Any]:
@@ -36,7 +31,10 @@ def answers(plans: Iterable[Plan], cluster: Cluster, **sizes: Sequence[int]) -> 
         rows = list(dict.fromkeys(stages))  # inner stages are alike
         return {"micro_batches": plan.micro_batches, "stages": [rows.index(stage) for stage in stages], "rows": rows}
 
-    looks = [dict(zip(("name", "letter", "colour", "place"), (axis, *LOOKS[axis]), strict=True)) for axis in sizes]
+    looks = [
+        {"name": axis.name, "letter": axis.letter, "colour": PALETTE[axis.colour], "place": axis.place}
+        for axis in (AXES[name] for name in sizes)
+    ]
     links = {"inside": cluster.inside.bandwidth / 1e9, "between": cluster.between.bandwidth / 1e9}
     return {"axes": looks, **links, "sent": tabulate(sent, model=named, **sizes)}
 
@@ -44,5 +42,5 @@ def answers(plans: Iterable[Plan], cluster: Cluster, **sizes: Sequence[int]) -> 
 def _stage(plan: Plan, stage: int, axes: list[str]) -> tuple[float, ...]:
     layers = stage_layers(plan.model.layers, plan.pipeline)[stage]
     ends = {"first": stage == 0, "last": stage == plan.pipeline - 1}
-    held, bytes_sent = rank_parameters(plan.model, layers, tensor=plan.tensor, **ends), traffic(plan, stage)._asdict()
+    held, bytes_sent = rank_parameters(plan.model, layers, tensor=plan.tensor, **ends), traffic(plan, stage)
     return layers, held / 1e9, *(bytes_sent[axis] / 1e9 for axis in axes)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from course_utils.figures.interactive import tabulate
-from course_utils.hybrid.cost import JEAN_ZAY, layer_share
+from course_utils.hybrid.cost import JEAN_ZAY
 from course_utils.measure.communication import all_gather_bytes, ring_all_reduce_time
 from course_utils.plan.activations import layer_activations
+from course_utils.plan.planner import layer_share
 from course_utils.plan.transformer import BLOOM, GPT3, GPT3_6B, MT_NLG, forward_flops
 from course_utils.tensor.cost import layer_bytes
 

@@ -84,7 +84,7 @@ class HybridParallel:
 
     def my_part(self, batch: Tensor) -> Tensor:
         """The samples of this rank's replica: all its stages and slices work on the same."""
-        replicas, mine = self.mesh.grid.data, self.mesh.coordinates.data
+        replicas, mine = self.mesh.grid.size("data"), self.mesh.place("data")
         if not len(batch) or len(batch) % replicas:
             raise ValueError(
                 f"a batch of {len(batch)} cannot be shared by {replicas} replicas: choose a multiple of {replicas}"
@@ -108,7 +108,7 @@ class HybridParallel:
         Slices and stages are different numbers, so their squares add up. What the tensor axis holds whole on each rank
         counts on its first rank alone; replicas hold the same and are not added at all.
         """
-        first = self.mesh.coordinates.tensor == 0
+        first = self.mesh.place("tensor") == 0
         squares = torch.zeros((), dtype=torch.float64, device=self.parameters()[0].device)
         for p in self.parameters():
             if p.grad is not None and (first or id(p) in self._cut):
@@ -124,7 +124,7 @@ class HybridParallel:
             for stage in self.stages.values()
             for name, tensor in full_state_dict(stage.part, self.mesh.group("tensor")).items()
         }
-        parts: list[dict[str, Tensor]] = [{}] * self.mesh.grid.pipeline
+        parts: list[dict[str, Tensor]] = [{}] * self.mesh.grid.size("pipeline")
         dist.all_gather_object(parts, mine, group=self.mesh.group("pipeline"))
         return {name: tensor for part in parts for name, tensor in part.items()}
 
@@ -132,7 +132,7 @@ class HybridParallel:
         """The mean of the replicas' losses. The last stage knows its replica's; the others add nothing."""
         mean = torch.zeros((), dtype=torch.float64, device=self.parameters()[0].device)
         if loss is not None:
-            mean += loss.detach() / self.mesh.grid.data
+            mean += loss.detach() / self.mesh.grid.size("data")
         dist.all_reduce(mean, group=self.mesh.group("pipeline"))
         dist.all_reduce(mean, group=self.mesh.group("data"))
         return float(mean)

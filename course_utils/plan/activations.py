@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 from course_utils.plan.transformer import RECOMPUTE, Decoder, Recompute
 
 Kernel = Literal["written_out", "fused"]
+KERNELS: tuple[Kernel, ...] = ("written_out", "fused")
 
 
 class LayerActivations(NamedTuple):
@@ -67,19 +68,6 @@ def layer_activations(
     else:  # softmax; with dropout its mask and its result, too
         scores = sequences * heads * length**2 * (2 * number + 1 if dropout else number)
     return LayerActivations(norms / around, products / tensor, scores / tensor)
-
-
-def score_ratio(length: int, width: int, heads: int) -> float:
-    """5as/h: the scores in units of sbh bytes, beside the 34 of everything else."""
-    return 5 * heads * length / width
-
-
-def in_flight(stage: int, stages: int, micro_batches: int) -> int:
-    """Micro-batches whose activations a stage of a 1F1B pipeline holds at its fullest: min(m, p - stage), from 0.
-
-    The first stage holds p micro-batches of l/p layers each: l layers' worth, however many stages there are.
-    """
-    return min(micro_batches, stages - stage)
 
 
 def head_activations(model: Decoder, length: int, sequences: int, *, tensor: int = 1, number: int = 2) -> float:

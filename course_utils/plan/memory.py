@@ -1,4 +1,4 @@
-"""What one parameter costs in memory while it is trained: the ledgers of 8, 16, 18 and 20 bytes, and what each counts.
+"""What one parameter costs in memory while it is trained: the counts of 8, 16, 18 and 20 bytes, and what each counts.
 
 The published figures differ because they count different copies, not because one of them is wrong:
 16 bytes is FP32 training with Adam, and also the count of ZeRO for mixed precision (Rajbhandari et al. 2020);
@@ -7,18 +7,13 @@ The published figures differ because they count different copies, not because on
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass
 
 from course_utils.models.encoder import EncoderConfig
 
 
 @dataclass(frozen=True)
-class Ledger:
+class ModelStates:
     """Bytes per parameter, by what they hold. Activations are not model state and are not counted here."""
 
     name: str
@@ -32,18 +27,14 @@ class Ledger:
     def total(self) -> int:
         return self.weights + self.gradients + self.master_weights + self.moments + self.gradient_sum
 
-    def model_states(self, parameters: int) -> int:
-        """Bytes of the model states of so many parameters."""
-        return self.total * parameters
 
-
-FP32_ADAM = Ledger("FP32", weights=4, gradients=4, master_weights=0, moments=8)
-AUTOCAST_ADAM = Ledger("autocast", weights=4, gradients=4, master_weights=0, moments=8)
-MASTER_ADAM = Ledger("16-bit, master copy", weights=2, gradients=2, master_weights=4, moments=8)
-MASTER_ADAM_FP32_GRADIENTS = Ledger(
+FP32_ADAM = ModelStates("FP32", weights=4, gradients=4, master_weights=0, moments=8)
+AUTOCAST_ADAM = ModelStates("autocast", weights=4, gradients=4, master_weights=0, moments=8)
+MASTER_ADAM = ModelStates("16-bit, master copy", weights=2, gradients=2, master_weights=4, moments=8)
+MASTER_ADAM_FP32_GRADIENTS = ModelStates(
     "16-bit, master copy, FP32 gradients", weights=2, gradients=4, master_weights=4, moments=8
 )
-MASTER_ADAM_GRADIENT_SUM = Ledger(
+MASTER_ADAM_GRADIENT_SUM = ModelStates(
     "16-bit, master copy, FP32 gradient sum",
     weights=2,
     gradients=2,
@@ -51,9 +42,9 @@ MASTER_ADAM_GRADIENT_SUM = Ledger(
     moments=8,
     gradient_sum=4,
 )
-PURE_BF16_ADAM = Ledger("pure BF16", weights=2, gradients=2, master_weights=0, moments=4)
+PURE_BF16_ADAM = ModelStates("pure BF16", weights=2, gradients=2, master_weights=0, moments=4)
 
-LEDGERS = (
+MODEL_STATES = (
     FP32_ADAM,
     AUTOCAST_ADAM,
     MASTER_ADAM,
@@ -61,56 +52,6 @@ LEDGERS = (
     MASTER_ADAM_GRADIENT_SUM,
     PURE_BF16_ADAM,
 )
-
-
-@dataclass
-class SavedForBackward:
-    """Bytes that autograd keeps between forward and backward: activations, and 16-bit copies of weights."""
-
-    activations: int = 0
-    weight_copies: int = 0
-    shapes: list[tuple[str, tuple[int, ...], int]] = field(default_factory=list)  # dtype, shape, bytes
-
-    @property
-    def total(self) -> int:
-        return self.activations + self.weight_copies
-
-
-@contextlib.contextmanager
-def saved_for_backward(model: nn.Module) -> Iterator[SavedForBackward]:
-    """Count, within the ``with`` block, what a forward pass saves for its backward pass. Shared memory counts once.
-
-    Works on the meta device too, so also for models that no memory here could hold; but there are no fused kernels
-    there, and attention saves what it saves when written out.
-
-    The parameters themselves are model state and are left out. A 16-bit tensor that has the shape of a parameter, or of
-    its transpose, is taken for a copy that autocast made of it.
-    """
-    own = {_address(p) for p in model.parameters()}
-    matrices = {shape for p in model.parameters() if p.dim() > 1 for shape in (p.shape, p.flatten(1).shape)}
-    matrices |= {shape[::-1] for shape in matrices}
-    kept: dict[int, Tensor] = {}  # holding on to them, so that no address is used twice
-    saved = SavedForBackward()
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage, address = tensor.untyped_storage(), _address(tensor)
-        if address not in own and address not in kept:
-            kept[address] = tensor
-            saved.shapes.append((str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), storage.nbytes()))
-            if tensor.dtype.itemsize == 2 and tensor.shape in matrices:
-                saved.weight_copies += storage.nbytes()
-            else:
-                saved.activations += storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        yield saved
-    kept.clear()
-
-
-def _address(tensor: Tensor) -> int:
-    storage = tensor.untyped_storage()
-    return storage.data_ptr() or storage._cdata  # on the meta device no storage has an address of its own
 
 
 def encoder_layer_activations(config: EncoderConfig, tokens: int, *, autocast: bool = False) -> int:

@@ -9,11 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from course_utils.measure.communication import all_gather_bytes, reduce_scatter_bytes
-from course_utils.plan.memory import FP32_ADAM, MASTER_ADAM
+from course_utils.plan.memory import FP32_ADAM, MASTER_ADAM, ModelStates
 from course_utils.precision import Precision
 
 STAGES = (0, 1, 2, 3)
-PER_PARAMETER = {"fp32": FP32_ADAM, "bf16": MASTER_ADAM, "fp16": MASTER_ADAM}
+PER_PARAMETER: dict[str, ModelStates] = {"fp32": FP32_ADAM, "bf16": MASTER_ADAM, "fp16": MASTER_ADAM}
 
 
 class States(NamedTuple):
@@ -57,7 +57,13 @@ def states_per_rank(
 
 
 def sent_per_rank(
-    parameters: float, ranks: int, stage: int, *, precision: Precision = "bf16", micro_batches: int = 1
+    parameters: float,
+    ranks: int,
+    stage: int,
+    *,
+    precision: Precision = "bf16",
+    states: ModelStates | None = None,
+    micro_batches: int = 1,
 ) -> dict[str, float]:
     """Bytes that one rank sends in one step, by collective: with S the bytes of all gradients, as of all weights.
 
@@ -66,14 +72,16 @@ def sent_per_rank(
     instead of bytes, and N large.)
 
     Args:
+        states: bytes of a weight and of a gradient, in place of the precision's.
         micro_batches: of one step. Stages 0 and 1 add gradients up before they are sent, once. Stage 2 keeps no whole
             gradients and reduces in every micro-batch; stage 3 also gathers in every one.
     """
     _check(precision, stage, ranks)
-    size = PER_PARAMETER[precision].weights * parameters
-    gather, scatter = all_gather_bytes(size, ranks), reduce_scatter_bytes(size, ranks)
+    per = states or PER_PARAMETER[precision]
+    scatter = reduce_scatter_bytes(per.gradients * parameters, ranks)
+    gather = all_gather_bytes(per.weights * parameters, ranks)
     if stage == 0:
-        return {"all_reduce": scatter + gather}
+        return {"all_reduce": 2 * scatter}
     times = micro_batches if stage >= 2 else 1
     return {"reduce_scatter": times * scatter, "all_gather": (2 * micro_batches if stage == 3 else 1) * gather}
 

@@ -11,37 +11,30 @@ import pytest
 from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
-from course_utils.plan.memory import LEDGERS, MASTER_ADAM, MASTER_ADAM_GRADIENT_SUM
-from course_utils.plan.planner import (
-    A100,
-    GPU,
-    GPUS,
-    Plan,
-    gpu_memory,
-    model_flops_utilisation,
-    stage_layers,
-    step_seconds,
-)
-from course_utils.plan.transformer import BLOOM, DECODERS, step_flops
+from course_utils.pipeline.simulator import bubble_overhead
+from course_utils.pipeline.stages import stage_layers
+from course_utils.plan.memory import MASTER_ADAM, MASTER_ADAM_GRADIENT_SUM, MODEL_STATES
+from course_utils.plan.planner import A100, GPU, GPUS, Plan, gpu_memory
+from course_utils.plan.transformer import BLOOM, DECODERS, step_flops, utilisation
 
-CHOICES = [ledger for ledger in LEDGERS if ledger.name != "autocast"]
+CHOICES = [states for states in MODEL_STATES if states.name != "autocast"]
 
 
 @pytest.fixture(scope="module")
 def page(browser: Browser) -> Iterator[Page]:
     data = {
         "models": [asdict(d) for d in DECODERS],
-        "ledgers": [asdict(ledger) for ledger in CHOICES],
+        "states": [asdict(states) for states in CHOICES],
         "gpus": [asdict(gpu) for gpu in GPUS],
-        "start": {"model": "GPT-3", "gpu": "A100 80 GB", "ledger": MASTER_ADAM.name, "batch": 1536},
+        "start": {"model": "GPT-3", "gpu": "A100 80 GB", "states": MASTER_ADAM.name, "batch": 1536},
     }
     with figure_page(browser, "planner", data) as page:
         yield page
 
 
 def described(plan: Plan, gpu: GPU, busy: float) -> dict[str, Any]:
-    fields = {name: getattr(plan, name) for name in Plan.__dataclass_fields__ if name not in ("model", "ledger")}
-    fields |= {"model": asdict(plan.model), "ledger": asdict(plan.ledger), "length": plan.tokens}
+    fields = {name: getattr(plan, name) for name in Plan.__dataclass_fields__ if name not in ("model", "states")}
+    fields |= {"model": asdict(plan.model), "states": asdict(plan.states), "length": plan.tokens}
     return fields | {"gpu": asdict(gpu), "busy": busy}
 
 
@@ -53,7 +46,7 @@ def drawn(rng: random.Random) -> tuple[Plan, GPU, float]:
         batch=data * micro_batch * rng.randint(1, 40),
         micro_batch=micro_batch,
         length=rng.choice((None, 512, 100_000)),
-        ledger=rng.choice(CHOICES),
+        states=rng.choice(CHOICES),
         recompute=rng.choice(("none", "selective", "full")),
         kernel=rng.choice(("written_out", "fused")),
         dropout=rng.random() < 0.5,
@@ -79,9 +72,11 @@ def test_the_arithmetic_is_that_of_the_package(page: Page) -> None:
         assert got["parameters"] == plan.model.parameters
         assert got["memory"] == pytest.approx(gpu_memory(plan)._asdict(), rel=1e-12)
         assert got["flops"] == pytest.approx(step_flops(plan.model, plan.batch, plan.recompute, plan.length), rel=1e-12)
-        seconds = step_seconds(plan, gpu, busy=busy)
+        overhead = bubble_overhead(plan.pipeline, plan.micro_batches)
+        seconds = got["flops"] / (plan.gpus * gpu.peak * busy) * (1 + overhead)
         assert got["time"]["seconds"] == pytest.approx(seconds, rel=1e-12)
-        assert got["time"]["mfu"] == pytest.approx(model_flops_utilisation(plan, gpu, seconds), rel=1e-12)
+        needed = step_flops(plan.model, plan.batch, length=plan.length)
+        assert got["time"]["mfu"] == pytest.approx(utilisation(needed, seconds, plan.gpus, gpu.peak), rel=1e-12)
         assert got["time"]["gpus"] == plan.gpus
 
 
@@ -104,7 +99,7 @@ def test_it_answers(page: Page) -> None:
     figure = page.locator(".course-interactive")
     value, note = figure.locator("output.value"), figure.locator("output.note")
     expect(value).to_contain_text("does not fit")
-    assert figure.locator(".stack div").count() == 8  # seven parts and the limit
+    assert figure.locator(".stack div").count() == 9  # eight parts and the limit
 
     for label, number in (("data", "8"), ("× pipeline", "12"), ("× tensor", "4"), ("micro-batch", "2")):
         figure.get_by_label(label, exact=True).fill(number)

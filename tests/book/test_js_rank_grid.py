@@ -9,15 +9,22 @@ from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
 from course_utils.figures.rank_grid import answers
+from course_utils.hybrid.axes import AXES
 from course_utils.hybrid.cost import JEAN_ZAY
-from course_utils.hybrid.grid import AXES, Grid
+from course_utils.hybrid.grid import Grid
 from course_utils.plan.planner import Plan
 from course_utils.plan.transformer import BLOOM, GPT3
 
 PLANS = [Plan(model=BLOOM, batch=2048, micro_batch=2, recompute="full"), Plan(model=GPT3, batch=1536)]
 START = {"model": "BLOOM", "data": 8, "pipeline": 12, "tensor": 4, "innermost": "tensor", "per_node": 8, "rank": 0}
-GRIDS = [Grid(8, 12, 4), Grid(2, 2, 2, ("tensor", "pipeline", "data")), Grid(2, 4, 3, ("pipeline", "data", "tensor"))]
-GRIDS += [Grid(1, 1, 1), Grid(16, 6, 8), Grid(4, 1, 2, ("tensor", "data", "pipeline"))]
+
+
+def grid(data: int, pipeline: int, tensor: int, *order: str) -> Grid:
+    return Grid(data=data, pipeline=pipeline, tensor=tensor, order=order or None)
+
+
+GRIDS = [grid(8, 12, 4), grid(2, 2, 2, "tensor", "pipeline", "data"), grid(2, 4, 3, "pipeline", "data", "tensor")]
+GRIDS += [grid(1, 1, 1), grid(16, 6, 8), grid(4, 1, 2, "tensor", "data", "pipeline")]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +46,7 @@ def test_groups_are_those_of_the_package(page: Page, grid: Grid) -> None:
     )
     groups, places, crosses = found
     assert groups == [[grid.group(rank, axis) for axis in AXES] for rank in ranks]
-    assert places == [list(grid.coordinates(rank)) for rank in ranks]
+    assert places == [list(grid.coordinates(rank).values()) for rank in ranks]
     assert crosses == [[grid.crosses(axis, per_node) for axis in AXES] for per_node in nodes]
 
 

@@ -49,7 +49,7 @@ def _expect(answer: Answer, groups: list[list[int]], sent: int, per_node: int) -
 
 
 def _groups(sizes: tuple[int, int, int], axis: str, order: tuple[str, ...] = AXES) -> list[list[int]]:
-    return Grid(*sizes, order=order).groups(axis)
+    return Grid(order=order, **dict(zip(AXES, sizes, strict=True))).groups(axis)
 
 
 @check_slow_bytes.point(

@@ -1,11 +1,11 @@
 // What fills a GPU: model, precision, batch and ranks in; a stacked bar, whether it fits, and the time of a step out.
-// data: {models, ledgers, gpus: lists of the package's own descriptions, start: {model, gpu, ledger, batch}}
-// The arithmetic mirrors course_utils.plan.planner, activations and transformer.
+// data: {models, states, gpus: lists of the package's own descriptions, start: {model, gpu, states, batch}}
+// The arithmetic mirrors course_utils.plan.planner, activations and transformer, and course_utils.pipeline.
 
 const GIB = 2 ** 30;
 const PARTS = [
   ["weights", "weights", "#0072B2"], ["gradients", "gradients", "#56B4E9"], ["master_weights", "master weights", "#009E73"],
-  ["moments", "moments", "#CC79A7"], ["activations", "activations", "#D55E00"], ["recomputed", "working again", "#E69F00"],
+  ["moments", "moments", "#CC79A7"], ["gathered", "gathered", "#F0E442"], ["activations", "activations", "#D55E00"], ["recomputed", "working again", "#E69F00"],
   ["head", "logits", "#888888"]];
 
 function modelParameters(m) {
@@ -27,7 +27,7 @@ function planProblem(p) {
 }
 
 function layerActivations(p, recompute) {
-  const number = p.ledger.name === "FP32" ? 4 : 2, sbh = p.length * p.micro_batch * p.model.width;
+  const number = p.states.name === "FP32" ? 4 : 2, sbh = p.length * p.micro_batch * p.model.width;
   const around = p.sequence_parallel ? p.tensor : 1;
   if (recompute === "full") return number * sbh / around;
   const kept = p.dropout ? 2 * number + 1 : number, heads = p.micro_batch * p.model.heads * p.length;
@@ -54,14 +54,16 @@ function rankParameters(m, layers, tensor, first, last) {
 
 function stageMemory(p, stage) {
   const first = stage === 0, last = stage === p.pipeline - 1, layers = stageLayers(p.model.layers, p.pipeline)[stage];
-  const held = rankParameters(p.model, layers, p.tensor, first, last), l = p.ledger;
+  const held = rankParameters(p.model, layers, p.tensor, first, last), l = p.states;
   const shard = z => (p.zero >= z ? p.data : 1), number = l.name === "FP32" ? 4 : 2;
   const kept = layerActivations(p, p.recompute), waiting = Math.min(p.batch / (p.data * p.micro_batch), p.pipeline - stage);
+  const atWork = rankParameters(p.model, Math.min(layers, 2), p.tensor, first, last);
+  const whole = p.data > 1 ? (p.zero >= 2) * l.gradients + (p.zero >= 3) * l.weights : 0;
   const logits = p.length * p.micro_batch * (2 * number * p.model.width + 4 * p.model.vocab) / p.tensor;
   return {
     weights: held * l.weights / shard(3), gradients: held * (l.gradients + l.gradient_sum) / shard(2),
     master_weights: held * l.master_weights / shard(1), moments: held * l.moments / shard(1),
-    activations: waiting * layers * kept, recomputed: layerActivations(p, "none") - kept, head: last ? logits : 0,
+    gathered: atWork * whole, activations: waiting * layers * kept, recomputed: layerActivations(p, "none") - kept, head: last ? logits : 0,
   };
 }
 
@@ -93,7 +95,7 @@ function mount(root, data) {
   const words = { none: "nothing", selective: "scores", full: "layers", written_out: "written out", fused: "fused" }, inWords = name => words[name];
   const counts = { batch: "sequences a step", micro_batch: "micro-batch", length: "tokens", data: "data", pipeline: "× pipeline", tensor: "× tensor" };
   const read = panel(root, start, {
-    model: [menu, "model", names(data.models)], gpu: [menu, "GPU", names(data.gpus)], ledger: [menu, "precision", names(data.ledgers)],
+    model: [menu, "model", names(data.models)], gpu: [menu, "GPU", names(data.gpus)], states: [menu, "precision", names(data.states)],
     ...Object.fromEntries(Object.entries(counts).map(([name, label]) => [name, [count, label]])),
     zero: [menu, "ZeRO", [0, 1, 2, 3], stage => stage || "off"], sequence_parallel: [tick, "sequence parallel"],
     recompute: [menu, "recompute", ["none", "selective", "full"], inWords], kernel: [menu, "attention", ["written_out", "fused"], inWords],
@@ -108,7 +110,7 @@ function mount(root, data) {
 
   function paint() {
     const chosen = read();
-    const plan = { ...chosen, model: find(data.models, chosen.model), gpu: find(data.gpus, chosen.gpu), ledger: find(data.ledgers, chosen.ledger), busy: chosen.busy / 100 };
+    const plan = { ...chosen, model: find(data.models, chosen.model), gpu: find(data.gpus, chosen.gpu), states: find(data.states, chosen.states), busy: chosen.busy / 100 };
     const problem = Object.keys(counts).every(name => plan[name] >= 1) ? planProblem(plan) : "give whole numbers of at least 1";
     legend.replaceChildren(); stack.replaceChildren();
     if (problem) {
