@@ -390,6 +390,18 @@ def test_prefetch_starts_a_gather_before_it_is_needed() -> None:
     assert early == {True: [True] * 5, False: [False] * 5}
 
 
+def test_two_layers_at_most_have_weights() -> None:
+    def run(prefetch: bool) -> float:
+        model = zero(nn.Sequential(*(nn.Linear(64, 64) for _ in range(6))), ADAMW, 3, prefetch=prefetch)
+        trace = UnitTrace(model)
+        model(torch.randn(2, 64)).square().mean().backward()
+        layer = 4 * model.units[0].size
+        return max(event.parameters for event in trace.events()) / layer - 6 / dist.get_world_size()
+
+    for prefetch in (True, False):
+        assert launch(run, 4, prefetch) == [2] * 4  # whole layers beside the shards
+
+
 def test_a_trace_tells_every_collective_and_the_bytes_of_its_moment() -> None:
     once = {"reduce": 1, "reduced": 1, "step": 1}
     sent = {"all_gather": 1, "all_gathered": 1}

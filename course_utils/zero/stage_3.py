@@ -35,6 +35,7 @@ class Stage3(Stage2):
         self._computing: dict[nn.Module, set[Direction]] = {layer: set() for layer in (module, *self.layers)}
         self._expected = [layer for layer in self.layers if layer is not module]  # in the next forward
         self._passed: list[nn.Module] = []  # by forward, and not yet by backward
+        self._upcoming: nn.Module | None = None  # to be gathered next, when there is room
         for layer in self._expected:
             layer.register_forward_pre_hook(self._before_forward, with_kwargs=True)
             layer.register_forward_hook(self._after_forward, with_kwargs=True, always_call=True)
@@ -55,13 +56,9 @@ class Stage3(Stage2):
         self._start_unshard(layer)
         for unit in self.layers.get(layer, []):
             unit.wait_for_unshard()
-        if following := self._next(layer, direction):
-            self._start_unshard(following)
-
-    def _start_unshard(self, layer: nn.Module) -> None:
-        for unit in self.layers.get(layer, []):
-            if not unit.is_unsharded:
-                self.unshard(unit)
+        self._upcoming = self._next(layer, direction)
+        if not any(self._computing[other] for other in self._computing if other not in (layer, self.module)):
+            self._prefetch()  # else when that one has ended: the gradient it sends is what lets this one begin
 
     def end(self, layer: nn.Module, direction: Direction) -> None:
         """Free the layer's weights, unless the other direction needs them."""
@@ -70,6 +67,17 @@ class Stage3(Stage2):
             for unit in self.layers.get(layer, []):
                 if unit.is_unsharded:
                     self.reshard(unit)
+            self._prefetch()
+
+    def _prefetch(self) -> None:
+        if self._upcoming is not None:
+            self._start_unshard(self._upcoming)
+            self._upcoming = None
+
+    def _start_unshard(self, layer: nn.Module) -> None:
+        for unit in self.layers.get(layer, []):
+            if not unit.is_unsharded:
+                self.unshard(unit)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         self._passed = []
