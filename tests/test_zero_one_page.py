@@ -49,6 +49,7 @@ def both(stage: int) -> dict[str, Any]:
     model, optimizer = nn.Sequential(*page), ADAMW([layer.shard for layer in page])
     losses, theirs = [], zero(nn.Sequential(*layers()), ADAMW, stage)
     for _ in range(3):
+        optimizer.zero_grad()
         with Ledger() as ledger:
             loss = loss_of(model)
             weights = [layer.flat.untyped_storage().nbytes() for layer in page]  # between forward and backward

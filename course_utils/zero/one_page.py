@@ -22,11 +22,12 @@ class Zero1(nn.Module):
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
         ranks, rank = dist.get_world_size(), dist.get_rank()
-        self.shapes = {name: p.shape for name, p in layer.named_parameters()}
+        self.layer, self.shapes = layer, {name: p.shape for name, p in layer.named_parameters()}
         flat = nn.utils.parameters_to_vector(layer.parameters()).detach()
         self.flat = F.pad(flat, (0, -len(flat) % ranks)).requires_grad_()  # [P]
         self.shard = nn.Parameter(self.flat.detach().chunk(ranks)[rank])  # [P / N], a view of flat
-        self.layer = layer.to("meta")  # its own weights are not needed any more
+        for p in layer.parameters():
+            p.data = torch.empty(0)  # the layer's own weights are not needed any more
 
     def forward(self, x: Tensor) -> Tensor:
         sizes = [shape.numel() for shape in self.shapes.values()]
@@ -79,8 +80,7 @@ class Zero3(Zero2):
         self.reshard()
 
 
-def step(layers: list[Zero1], optimizer: torch.optim.Optimizer) -> None:
-    """One half of an all-reduce for the gradients, this rank's update, the other half for the weights."""
+def step(layers: list[Zero1], optimizer: torch.optim.Optimizer) -> None:  # after backward
     for layer in layers:
         if layer.flat.grad is not None:  # stage 1; the others have done it during backward
             layer.reduce_scatter()
