@@ -42,6 +42,13 @@ from jupyter_book.cli.main import main
 sphinx.build_sphinx = partial(sphinx.build_sphinx, jobs=int(sys.argv.pop(1)))
 main()
 """
+# A page at an old address. It takes the section that the address may name along to the new one.
+LEADS_ON = """<!doctype html>
+<html lang="en"><title>This page has moved</title><link rel="icon" href="data:," />
+<link rel="canonical" href="{new}" />
+<meta http-equiv="refresh" content="1; url={new}" /><script>location.replace("{new}" + location.hash)</script>
+<p>This page has moved: <a href="{new}">here it is</a>.</p></html>
+"""
 CHINESE_TERMS = "chinese_terms.txt"  # words that the search must not cut up
 AT_ONCE = 2  # chapters that run at the same time: each may need 3 GB of memory
 
@@ -165,10 +172,19 @@ def render(source: Path) -> Path:
     index = work / "_build" / "html" / "index.html"  # leads on to the first page
     # Without an icon of its own a browser asks for /favicon.ico, which is not there.
     index.write_text(f'<link rel="icon" href="_static/favicon.svg" />\n{index.read_text("utf8")}', "utf8")
+    lead_on(index.parent)
     shutil.rmtree(HTML, ignore_errors=True)
     index.parent.rename(HTML)
     shutil.rmtree(work)
     return HTML
+
+
+def lead_on(site: Path) -> None:
+    """Writes a page at each old address of a chapter, and of its exercises, that leads to the new one."""
+    for old, new in contents.MOVED.items():
+        for folder in (site / "notebooks", site / "notebooks" / "exercises"):
+            if (folder / f"{new}.html").is_file():
+                (folder / f"{old}.html").write_text(LEADS_ON.format(new=f"{new}.html"), "utf8")
 
 
 def main() -> int:

@@ -16,6 +16,7 @@ import pytest
 from filelock import FileLock
 from playwright.sync_api import Browser, Page, ViewportSize, sync_playwright
 
+from tools import contents
 from tools.book import build
 
 PHONE: ViewportSize = {"width": 390, "height": 844}
@@ -77,8 +78,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def pages(site: Path) -> list[str]:
-    """Every page of the site, as a path below it; the templates that themes leave in _static are none."""
-    return [p for p in sorted(str(f.relative_to(site)) for f in site.rglob("*.html")) if not p.startswith("_static/")]
+    """Every page, as a path below the site; the templates in _static are none, nor what leads on from old names."""
+    found = (file for file in site.rglob("*.html") if file.stem not in contents.MOVED)
+    return [page for page in sorted(str(file.relative_to(site)) for file in found) if not page.startswith("_static/")]
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 from site_window import Window
 
-from tools.contents import CHAPTERS
+from tools.contents import CHAPTERS, MOVED
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,14 @@ def test_a_request_to_another_host_is_noticed_and_refused(window: Window) -> Non
 def test_the_address_alone_leads_to_the_first_page(window: Window, site: Path) -> None:
     assert window.open("index.html").url.endswith("/book/index.html")
     assert '<link rel="icon" href="_static/favicon.svg" />' in (site / "index.html").read_text("utf8")
+    assert not window.troubles, "\n".join(window.troubles)
+
+
+def test_an_old_address_leads_on_to_the_same_section(window: Window, site: Path) -> None:
+    for folder in ("notebooks", "notebooks/exercises"):
+        assert {f"{old}.html" for old in MOVED} == {page.name for page in (site / folder).glob("[0-9][0-9]_*.html")}
+    window.open("notebooks/06_float_formats.html#recap")
+    window.page.wait_for_url("**/notebooks/float_formats.html#recap", timeout=10_000)
     assert not window.troubles, "\n".join(window.troubles)
 
 

@@ -13,7 +13,7 @@ import nbformat
 import pytest
 import yaml
 
-from tools import book, pages
+from tools import book, contents, pages
 from tools.contents import CHAPTERS, ROOT
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text("utf8"))
@@ -62,6 +62,17 @@ def test_part_openers_list_the_chapters_of_their_part(tmp_path: Path) -> None:
         pages.part_openers(tmp_path)
 
 
+def test_old_addresses_lead_to_chapters_that_are_there(tmp_path: Path) -> None:
+    assert len(contents.MOVED) == 15
+    assert set(contents.MOVED.values()) <= {chapter.stem for chapter in CHAPTERS}
+    (tmp_path / "notebooks" / "exercises").mkdir(parents=True)
+    (tmp_path / "notebooks" / "float_formats.html").write_text("here")
+    book.lead_on(tmp_path)
+    (old,) = tmp_path.rglob("0*.html")
+    assert old == tmp_path / "notebooks" / "06_float_formats.html"
+    assert 'href="float_formats.html"' in old.read_text()
+
+
 def test_no_part_is_empty() -> None:
     """A part opener without a chapter behind it would promise what is not there."""
     for part in TOC["parts"]:
@@ -108,11 +119,21 @@ def test_citations_have_an_entry() -> None:
                 assert key.strip() in bibliography, f"{name} cites {key}, which references.bib does not have"
 
 
-def test_a_failing_chapter_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(book, "fresh", lambda chapter: False)
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: subprocess.CompletedProcess([], 1))
+def test_only_stale_chapters_run_and_one_that_fails_stops_the_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        asked.extend(command)
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    monkeypatch.setattr(book, "fresh", lambda chapter: True)
+    book.run_chapters()
+    assert not asked
+    monkeypatch.setattr(book, "fresh", lambda chapter: chapter != CHAPTERS[0])
     with pytest.raises(book.BookError, match="a chapter did not run"):
         book.build()
+    assert [word for word in asked if word.endswith(".ipynb")] == [str(CHAPTERS[0])]
 
 
 def test_a_chapter_that_was_never_run_stops_the_build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
