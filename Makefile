@@ -1,10 +1,10 @@
 # `make book` and `make test` do everything, the environment included: they need Python 3.11 or newer and nothing else.
 #
 #   make book      run the chapters that changed and build the book: open _build/html/index.html
-#   make test      lint, types, every test, every chapter
-#   make lint      the first two of these alone
+#   make test      style, types, every test, every chapter; what passed is run again when something under it changed
+#   make check     style, types, the order of imports, and the tests that start no process: two minutes at most
 #   make release   the wheel, the book and the students' notebooks as files in dist/
-#   make clean     remove what was built (the environment stays; remove .venv by hand)
+#   make clean     remove what was built and what is known to have passed (the environment stays; remove .venv by hand)
 #
 #   make test PYTHON=python3.12          choose the interpreter (when .venv is first made)
 #   make test PIP_ARGS="--no-cache-dir"  pass options to pip, such as the index of another build of torch
@@ -21,7 +21,7 @@ VENV = .venv
 RUN = $(VENV)/bin/python
 INSTALLED = $(VENV)/installed
 
-.PHONY: book test style lint release clean
+.PHONY: book test check style release clean
 
 # Modules are compiled when they are first imported, also where the environment says that they may not: of the twenty
 # thousand that are installed few ever are, and those by thousands of processes.
@@ -30,15 +30,20 @@ export PYTHONDONTWRITEBYTECODE =
 book: $(INSTALLED)
 	$(RUN) -m tools.book
 
+# Two workers share the cores: chapters get twice their time.
+PYTEST = $(RUN) -m pytest --changed -n $(JOBS) --dist loadfile --no-loadscope-reorder --patience 2
+
 test: style
-	$(RUN) -m pytest --nbmake -n $(JOBS) --dist loadfile --no-loadscope-reorder --patience 2 $(PYTEST_ARGS)
+	$(PYTEST) --nbmake $(PYTEST_ARGS)
+
+check: style
+	$(VENV)/bin/lint-imports --no-cache --no-logo
+	$(RUN) -m mypy
+	$(PYTEST) tests --ignore tests/book --ignore tests/exercises -m "not slow" $(PYTEST_ARGS)
 
 style: $(INSTALLED)
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
-
-lint: style
-	$(RUN) -m mypy
 
 release: book
 	rm -rf dist
@@ -47,7 +52,7 @@ release: book
 	$(RUN) -c "import shutil; shutil.make_archive('dist/exercises', 'zip', 'notebooks/exercises')"
 
 clean:
-	rm -rf _build build dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf _build build dist .pytest_cache .ruff_cache
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@command -v $(PYTHON) > /dev/null || { \

@@ -96,46 +96,21 @@ def _make(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True, check=False)
 
 
-def _interpreter(folder: Path, before: str) -> Path:
-    """A Python that runs `before` ahead of whatever it is given with -c."""
-    path = folder / "python"
-    path.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{before}\nimport sys\nexec(sys.argv[1])' \"$2\"\n")
-    path.chmod(0o755)
-    return path
-
-
 def test_make_refuses_an_old_python_with_a_sentence(tmp_path: Path) -> None:
-    old = _interpreter(tmp_path, "import sys; sys.version_info = (3, 9, 6)")
+    old = tmp_path / "python"
+    pretend = "import sys; sys.version_info = (3, 9, 6)"
+    old.write_text(f"#!/bin/sh\nexec {sys.executable} -c '{pretend}\nexec(sys.argv[1])' \"$2\"\n")
+    old.chmod(0o755)
     done = _make(tmp_path, "test", f"PYTHON={old}")
     assert done.returncode != 0
-    assert (
-        f"Python 3.11 or newer is needed, and {old} is 3.9.6. Name another, such as: make PYTHON=python3.12"
-        in done.stderr
-    )
+    assert all(word in done.stderr for word in ("3.11", "3.9.6", str(old))), done.stderr
     assert not (tmp_path / ".venv").exists()
-
-
-def test_make_says_when_there_is_no_python(tmp_path: Path) -> None:
-    done = _make(tmp_path, "book", "PYTHON=python-that-is-not-there")
-    assert done.returncode != 0
-    assert "No python-that-is-not-there was found. Install Python 3.11 or newer" in done.stdout
-
-
-def test_make_says_when_environments_cannot_be_made(tmp_path: Path) -> None:
-    broken = _interpreter(tmp_path, 'import sys; sys.modules["ensurepip"] = None')
-    done = _make(tmp_path, "book", f"PYTHON={broken}")
-    assert done.returncode != 0
-    assert "apt install python3-venv" in done.stdout
 
 
 def test_make_installs_the_tested_set_once(tmp_path: Path) -> None:
     done = _make(tmp_path, "--dry-run", "test")
     assert "-m pip install" in done.stdout
     assert "-c constraints.txt --editable '.[dev]'" in done.stdout
-    steps = ["-m ruff check", "-m ruff format --check", "-m pytest --nbmake"]  # types are among the tests
-    places = [done.stdout.index(step) for step in steps]
-    assert places == sorted(places)
-    assert "-m mypy" in _make(tmp_path, "--dry-run", "lint").stdout
     (tmp_path / ".venv").mkdir()
     (tmp_path / ".venv" / "installed").touch()
     again = subprocess.run(["make", "-n", "test"], cwd=tmp_path, capture_output=True, text=True, check=True).stdout
@@ -199,12 +174,17 @@ def test_workflows_call_what_exists(path: Path) -> None:
 
 
 def test_the_workflows_that_were_promised() -> None:
-    assert {path.stem for path in WORKFLOWS} >= {"tests", "book", "drift", "colab", "links"}
-    tests = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))
-    matrix = tests["jobs"]["test"]["strategy"]["matrix"]
-    assert len(matrix["python"]) >= 3
+    assert {path.stem for path in WORKFLOWS} >= {"tests", "book", "drift", "weekly", "links"}
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text(encoding="utf-8"))["jobs"]
+    matrix = jobs["package"]["strategy"]["matrix"]
+    assert len(matrix["python"]) >= 2
     assert PROJECT["requires-python"] == f">={matrix['python'][0]}"
     assert "macos-latest" in {entry["os"] for entry in matrix["include"]}
+
+
+def test_a_slow_machine_s_patience_stands_once() -> None:
+    files = [ROOT / "Makefile", ROOT / ".ci" / "run", *WORKFLOWS]
+    assert [path.name for path in files for _ in re.findall(r"--patience \d", path.read_text("utf8"))] == ["Makefile"]
 
 
 def test_hooks_call_what_exists() -> None:
