@@ -20,6 +20,7 @@ import pytest
 from tools import sync
 from tools.contents import CHAPTERS, ROOT, SOLUTIONS
 
+pytestmark = pytest.mark.once
 NOT_IN_COLAB = ("course_utils", "__editable__", "_course_utils", "pip")
 NOT_IN_GIT = shutil.ignore_patterns(".venv", ".git", "_build", "build", "dist", "*.egg-info", "__pycache__", ".*_cache")
 EXECUTE = """
@@ -40,8 +41,8 @@ def _quickest() -> list[Path]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """All with --colab-all. Else one: a test below proves that the set-up cells differ in a number alone."""
-    everything = metafunc.config.getoption("--colab-all")
+    """All with --thorough. Else one: a test below proves that the set-up cells differ in a number alone."""
+    everything = metafunc.config.getoption("--thorough")
     if "whole_chapter" in metafunc.fixturenames:
         chosen = CHAPTERS if everything else _quickest()
         metafunc.parametrize("whole_chapter", chosen, ids=lambda path: path.stem)

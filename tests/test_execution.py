@@ -12,7 +12,7 @@ import pytest
 from nbformat.v4 import new_output
 from toy import Course, notebook
 
-from tools import closure, execution, judge
+from tools import closure, execution, judge, passed
 from tools.contents import CHAPTERS, ROOT, SOLUTIONS
 
 WORK = "import time\n\ntime.sleep(1.1)\nprint('done')"
@@ -63,7 +63,10 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> tuple[Course, str]:
     for name, (cells, budget, _) in TOYS.items():
         course.add(notebook(*cells, chapter=name, **budget), f"{name}.ipynb")
     (course.root / "notebooks" / "exercises" / "good.ipynb").write_text("not even JSON")
-    return course, _plain(course.pytest("-rA", "--color=no", "notebooks"))
+    (course.root / "tests").mkdir()
+    (course.root / "tests" / "test_green.py").write_text("def test_a(): pass\ndef test_b(): pass")
+    (course.root / "tests" / "test_red.py").write_text("def test_c(): pass\ndef test_d(): assert False")
+    return course, _plain(course.pytest("-rA", "--color=no", "notebooks", "tests"))
 
 
 def _plain(done: subprocess.CompletedProcess[str]) -> str:
@@ -96,16 +99,19 @@ def test_a_chapter_sees_nothing_but_itself_and_leaves_a_record(ran: tuple[Course
     assert max(record["cell_seconds"].values()) >= 1.1
 
 
-def test_a_fresh_chapter_is_not_run_again_unless_it_was_too_slow(ran: tuple[Course, str]) -> None:
+def test_what_passed_and_did_not_change_is_not_run_again(ran: tuple[Course, str]) -> None:
     course, _ = ran
     copy = course.root / "_build" / "executed" / "good.ipynb"
     before = copy.stat().st_mtime_ns
-    again = _plain(course.pytest("--color=no", "notebooks/good.ipynb"))
-    assert "1 chapter fresh" in again
+    again = _plain(course.pytest("-rA", "--color=no", "--changed", "notebooks/good.ipynb", "tests"))
+    assert "1 chapter and 1 test file fresh" in again
     assert copy.stat().st_mtime_ns == before
-    slower = _plain(course.pytest("--color=no", "--patience", "0.01", "notebooks/good.ipynb"))
+    assert re.findall(r"PASSED tests/(\S+)", again) == ["test_green.py::fresh", "test_red.py::test_c"]
+    (course.root / "tests" / "test_green.py").write_text("def test_a(): pass\ndef test_e(): pass")
+    slower = _plain(course.pytest("-rA", "--color=no", "--changed", "--patience=0.01", "notebooks/good.ipynb", "tests"))
     assert "stopped: it passed its budget of 0.3 s" in slower, "a copy that took longer than it may now is no excuse"
-    assert "fresh" not in slower
+    assert "PASSED tests/test_green.py::test_e" in slower
+    assert " fresh:" not in slower
 
 
 @pytest.fixture
@@ -139,7 +145,7 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_chapter_stands_on_what_its_imports_reach_and_on_nothing_else(checkout: Path) -> None:
     chapter = checkout / "toy.ipynb"
     package = checkout / "course_utils"
-    reached = {path.relative_to(package).as_posix() for path in closure.reached(chapter, checkout)}
+    reached = {path.relative_to(package).as_posix() for path in closure.under_notebook(chapter, checkout)}
     room = {"room/__init__.py", "room/shown.py", "room/votes.js"}
     assert reached == {"__init__.py", "deep.py", "worker.py", *room}, "a room, what it reaches, what strings name"
 
@@ -169,15 +175,45 @@ def test_a_copy_that_took_too_long_for_now_or_has_no_record_is_not_fresh(checkou
     assert not execution.fresh(chapter)
 
 
+def test_a_test_file_stands_on_what_it_imports_and_one_that_knows_the_checkout_on_all_of_it() -> None:
+    def reached(name: str) -> set[str]:
+        return {path.relative_to(ROOT).as_posix() for path in closure.under_test(ROOT / "tests" / name)}
+
+    formats = reached("exercises/test_float_formats.py")
+    assert {f"notebooks/{folder}/float_formats.ipynb" for folder in ("solutions", "exercises")} <= formats
+    assert {"tests/exercises/mutants.py", "course_utils/precision/formats.py"} <= formats
+    assert not [name for name in formats if "pipeline" in name or name == "tools/contents.py"]
+    assert "course_utils/data/embedded/news_train.jsonl" in reached("test_data_news.py")
+    for name in ("test_execution.py", "book/test_every_page.py", "test_types.py"):
+        assert "tools/contents.py" in reached(name)
+
+
+def test_a_test_file_is_stale_when_something_under_it_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    tests = {name: ROOT / "tests" / f"test_{name}.py" for name in ("precision_formats", "pipeline_schedule", "types")}
+    passed._checkout.cache_clear()
+    before = {name: passed.stamp(path) for name, path in tests.items()}
+    assert before == {name: passed.stamp(path) for name, path in tests.items()}
+    digest = passed._digest.__wrapped__
+    monkeypatch.setattr(passed, "_digest", lambda path: "changed" if path.name == "formats.py" else digest(path))
+    passed._checkout.cache_clear()
+    assert [name for name, path in tests.items() if passed.stamp(path) != before[name]] == [
+        "precision_formats",
+        "types",
+    ]
+    passed._checkout.cache_clear()
+
+
 def test_no_chapter_stands_on_an_exercise() -> None:
     exercises = ROOT / "course_utils" / "exercises"
     for chapter in CHAPTERS:
-        reached = closure.reached(chapter)
+        reached = closure.under_notebook(chapter)
         assert ROOT / "course_utils" / "runtime.py" in reached
         assert not [path for path in reached if path.is_relative_to(exercises)], chapter.name
     for solutions in SOLUTIONS:
         own = {f"exercises/{solutions.stem}", "exercises"}
-        rooms = {path.parent.relative_to(ROOT / "course_utils").as_posix() for path in closure.reached(solutions)}
+        rooms = {
+            path.parent.relative_to(ROOT / "course_utils").as_posix() for path in closure.under_notebook(solutions)
+        }
         assert {room for room in rooms if room.startswith("exercises")} == own
 
 

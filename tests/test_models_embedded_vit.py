@@ -98,6 +98,7 @@ def test_the_two_heads_are_one_of_a_thousand_rows():
     torch.testing.assert_close(kinds, (by_outline[:, :, None] + by_fabric[:, None]).flatten(1))
 
 
+@pytest.mark.slow
 def test_making_it_twice_gives_the_same_weights_and_learns():
     losses = []
     models = []

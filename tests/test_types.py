@@ -8,6 +8,7 @@ import pytest
 from tools.contents import ROOT
 
 
+@pytest.mark.once
 @pytest.mark.timeout(900)  # without its cache mypy reads all of torch first
 def test_types_are_clean() -> None:
     done = subprocess.run([sys.executable, "-m", "mypy"], cwd=ROOT, capture_output=True, text=True)

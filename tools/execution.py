@@ -80,7 +80,7 @@ def executed(notebook: Path) -> Path:
 def stamp(notebook: Path) -> str:
     """SHA-256 of all that decides what is kept: the notebook's source, what it reaches, the versions, the judges."""
     digest = hashlib.sha256(_source(notebook).encode())
-    for path in sorted([*closure.reached(notebook, ROOT), *(ROOT / name for name in JUDGING)]):
+    for path in sorted([*closure.under_notebook(notebook, ROOT), *(ROOT / name for name in JUDGING)]):
         digest.update(f"\0{path.relative_to(ROOT).as_posix()}\0".encode())
         digest.update(path.read_bytes())
     digest.update(json.dumps(versions(), sort_keys=True).encode())
@@ -155,7 +155,7 @@ def run(notebook: Path, *, patience: float = 1.0, threads: int | None = None) ->
     """
     nb = nbformat.read(notebook, as_version=4)
     seconds, gigabytes = _budget(notebook, nb)
-    outcome = Run(nb, reached=closure.reached(notebook, ROOT))
+    outcome = Run(nb, reached=closure.under_notebook(notebook, ROOT))
     mark = uuid.uuid4().hex
     _warm_fonts()
     with tempfile.TemporaryDirectory(prefix="chapter-", ignore_cleanup_errors=True) as base:

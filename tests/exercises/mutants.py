@@ -8,19 +8,19 @@ A chapter's test file is a list of wrong answers and one line::
             wrong("in place", in_place, says="leave its arguments as they were"),
         ],
     }
-    test_exercise = exercise_tests("float_formats", WRONG)
+    test_exercise = exercise_tests(float_formats, WRONG)
 
 Most wrong answers are edits of the solution, which is read from notebooks/solutions; others are functions. A notebook
 of solutions is run here once, with its checks; in a kernel only one of them all (`--thorough`: each).
 """
 
 import functools
-import importlib
 import linecache
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import nbformat
@@ -135,11 +135,12 @@ class Case:
         return self.label
 
 
-def cases(notebook: str, wrongs: dict[str, list[Wrong]]) -> list[Case]:
-    """All cases of one chapter's exercises."""
+def cases(chapter: ModuleType, wrongs: dict[str, list[Wrong]]) -> list[Case]:
+    """All cases of one chapter's exercises, whose checks are in ``chapter``."""
     found: list[Case] = []
-    checks = {c.answer: c for c in checks_of(importlib.import_module(f"course_utils.exercises.{notebook}"))}
-    solutions, stubs = (NOTEBOOKS / folder / f"{notebook}.ipynb" for folder in ("solutions", "exercises"))
+    checks = {c.answer: c for c in checks_of(chapter)}
+    name = chapter.__name__.rpartition(".")[2]
+    solutions, stubs = (NOTEBOOKS / folder / f"{name}.ipynb" for folder in ("solutions", "exercises"))
 
     def solution(check: Check, more_seeds: Iterable[int]) -> None:
         right = answers(solutions)[check.answer]
@@ -180,10 +181,12 @@ def cases(notebook: str, wrongs: dict[str, list[Wrong]]) -> list[Case]:
     return found
 
 
-def exercise_tests(notebook: str, wrongs: dict[str, list[Wrong]]) -> Callable[[Case, pytest.FixtureRequest], None]:
+def exercise_tests(
+    chapter: ModuleType, wrongs: dict[str, list[Wrong]]
+) -> Callable[[Case, pytest.FixtureRequest], None]:
     """A test function over all cases; assign it to a name that begins with ``test_``."""
 
-    @pytest.mark.parametrize("case", cases(notebook, wrongs), ids=str)
+    @pytest.mark.parametrize("case", cases(chapter, wrongs), ids=str)
     def test(case: Case, request: pytest.FixtureRequest) -> None:
         case.prove(MORE_SEEDS if request.config.getoption("--thorough") else ())
 

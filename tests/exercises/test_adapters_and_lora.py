@@ -3,6 +3,8 @@
 import torch
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import adapters_and_lora
+
 
 def each_adapter_in_turn(x, weight, a, b, which):
     """Right, and as dear as many models: the whole batch through every adapter."""
@@ -78,4 +80,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("adapters_and_lora", WRONG)
+test_exercise = exercise_tests(adapters_and_lora, WRONG)

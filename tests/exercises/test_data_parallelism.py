@@ -5,6 +5,8 @@ import torch
 import torch.distributed as dist
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import data_parallelism
+
 
 def direct(rank, step, ranks):
     return (rank - step - 1) % ranks if step < ranks - 1 else rank
@@ -182,4 +184,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("data_parallelism", WRONG)
+test_exercise = exercise_tests(data_parallelism, WRONG)

@@ -3,6 +3,8 @@
 import numpy as np
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import deepspeed_and_fsdp
+
 
 def replicated(shards, length, ranks):
     """Everybody gets everything, as plain data parallelism does."""
@@ -81,4 +83,4 @@ WRONG = {
         wrong("columns", edit("flat.reshape(ranks, width)", "flat.reshape(width, ranks).T"), says="like cards"),
     ],
 }
-test_exercise = exercise_tests("deepspeed_and_fsdp", WRONG)
+test_exercise = exercise_tests(deepspeed_and_fsdp, WRONG)

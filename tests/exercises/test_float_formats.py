@@ -5,6 +5,8 @@ import time
 import numpy as np
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import float_formats
+
 
 def loops_over_rows(x, mantissa_bits):
     fraction, exponent = np.frexp(x)
@@ -189,4 +191,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("float_formats", WRONG)
+test_exercise = exercise_tests(float_formats, WRONG)

@@ -5,6 +5,8 @@ import math
 import numpy as np
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import hybrid_parallelism
+
 
 def three_axes_only(sizes, axis):
     a, b, c = sizes
@@ -118,4 +120,4 @@ WRONG = {
         wrong("changes the groups", sorts_in_place, says="must leave its arguments as they were", at_most=0),
     ],
 }
-test_exercise = exercise_tests("hybrid_parallelism", WRONG)
+test_exercise = exercise_tests(hybrid_parallelism, WRONG)

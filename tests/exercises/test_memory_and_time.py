@@ -3,6 +3,8 @@
 import torch
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import memory_and_time
+
 FREE = "free = memory - bytes_each * parameters"
 SEQUENCE = "layers * (34 * length * width + 5 * heads * length**2)"
 RETURN = "return max(0, free // sequence)"
@@ -148,4 +150,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("memory_and_time", WRONG)
+test_exercise = exercise_tests(memory_and_time, WRONG)

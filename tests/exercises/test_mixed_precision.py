@@ -5,6 +5,8 @@ import math
 import numpy as np
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import mixed_precision
+
 
 def doubles_only(gradients, largest):
     scale = 1.0
@@ -107,4 +109,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("mixed_precision", WRONG)
+test_exercise = exercise_tests(mixed_precision, WRONG)

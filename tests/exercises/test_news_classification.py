@@ -4,6 +4,8 @@ import torch
 from mutants import edit, exercise_tests, wrong
 from sklearn.metrics import f1_score
 
+from course_utils.exercises import news_classification
+
 
 def by_id(titles, pad):
     """Finds padding by its id."""
@@ -129,4 +131,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("news_classification", WRONG)
+test_exercise = exercise_tests(news_classification, WRONG)

@@ -3,6 +3,8 @@
 import numpy as np
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import pipeline_parallelism
+
 
 def gpipe(rank, ranks, micro_batches):
     return [f"{kind}{number}" for kind in "FB" for number in range(micro_batches)]
@@ -100,4 +102,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("pipeline_parallelism", WRONG)
+test_exercise = exercise_tests(pipeline_parallelism, WRONG)

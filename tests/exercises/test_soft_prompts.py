@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import soft_prompts
+
 
 def one_by_one(words, mask, prompt):
     """Takes it that there is one text."""
@@ -96,4 +98,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("soft_prompts", WRONG)
+test_exercise = exercise_tests(soft_prompts, WRONG)

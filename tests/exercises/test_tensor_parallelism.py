@@ -3,6 +3,8 @@
 import numpy as np
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import tensor_parallelism
+
 
 def replicated(A, b, B, c, ranks):
     return [(A, b, B, c)] * ranks
@@ -105,4 +107,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("tensor_parallelism", WRONG)
+test_exercise = exercise_tests(tensor_parallelism, WRONG)

@@ -3,6 +3,8 @@
 import numpy as np
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import vit_ddp_training
+
 
 def ranks_first(order, batch, ranks, rank):
     own = np.array_split(order, ranks)[rank]
@@ -83,4 +85,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("vit_ddp_training", WRONG)
+test_exercise = exercise_tests(vit_ddp_training, WRONG)

@@ -3,6 +3,8 @@
 import numpy as np
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import vit_fine_tuning
+
 
 def mean_of_means(logits, labels):
     means = []
@@ -88,4 +90,4 @@ WRONG = {
               says="Return both: return epoch, accuracy", at_most=0),
     ],
 }  # fmt: skip
-test_exercise = exercise_tests("vit_fine_tuning", WRONG)
+test_exercise = exercise_tests(vit_fine_tuning, WRONG)

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import vit_from_scratch
+
 
 def only_reshaped(images, patch_height, patch_width):
     batch, channels, height, width = images.shape
@@ -162,4 +164,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("vit_from_scratch", WRONG)
+test_exercise = exercise_tests(vit_from_scratch, WRONG)

@@ -4,6 +4,8 @@ import torch
 import torch.distributed as dist
 from mutants import edit, exercise_tests, wrong
 
+from course_utils.exercises import zero_from_scratch
+
 
 def whole_parameters(sizes, ranks, rank):
     return [(i, 0, size) for i, size in enumerate(sizes) if i % ranks == rank]
@@ -119,4 +121,4 @@ WRONG = {
     ],
 }  # fmt: skip
 
-test_exercise = exercise_tests("zero_from_scratch", WRONG)
+test_exercise = exercise_tests(zero_from_scratch, WRONG)
