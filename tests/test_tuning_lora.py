@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from twins import CLASSES, DEPTH, HIDDEN, IDS, LABELS, MASK, WIDTH, bert, check_leaves_the_base, logits, ours
 
 from course_utils.models import ViT, ViTConfig
-from course_utils.tuning import LoRA, LowRank, count_parameters, inject, merge, tuned_layers, unload, unmerge
+from course_utils.precision.nf4 import NF4Linear
+from course_utils.tuning import LoRA, LowRank, count_parameters, inject, merge, one_page, tuned_layers, unload, unmerge
 from course_utils.tuning.updated_product import is_plain, updated_product
 
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(2))
@@ -258,6 +259,27 @@ def test_a_bfloat16_base_gets_float32_adapters_and_trains_under_autocast() -> No
     with torch.autocast("cpu", dtype=torch.bfloat16):
         F.cross_entropy(model(IDS, MASK).float(), LABELS).backward()
     assert all(layer.adapters["default"].B.grad.abs().max() > 0 for _, layer in tuned_layers(model))
+
+
+def test_on_a_base_in_four_bits_it_equals_lora_on_the_rounded_weights() -> None:
+    model, rounded = ours(), ours()
+    names = {"q_proj", "v_proj", "fc1"}
+    one_page.inject(model.encoder, names, NF4Linear)
+    for path, layer in model.encoder.named_modules():
+        if isinstance(layer, NF4Linear):
+            rounded.encoder.get_submodule(path).weight.data.copy_(layer.weight)
+    for each in (model, rounded):
+        torch.manual_seed(0)
+        inject(each, LoRA(rank=4), sorted(names), train="head")
+        for _, layer in tuned_layers(each):
+            if isinstance(layer.adapters["default"], LowRank):
+                nn.init.normal_(layer.adapters["default"].B, std=0.3)
+        F.cross_entropy(logits(each), LABELS).backward()
+    torch.testing.assert_close(logits(model), logits(rounded), rtol=1e-5, atol=1e-5)
+    trained = [[p.grad for p in each.parameters() if p.requires_grad] for each in (model, rounded)]
+    torch.testing.assert_close(trained[0], trained[1], rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r"fc1 .* NF4Linear|q_proj .* NF4Linear"):
+        merge(model)
 
 
 @pytest.mark.parametrize(("field", "value"), [("rank", 0), ("rank", 2.0), ("alpha", 0), ("dropout", 1)])

@@ -117,7 +117,8 @@ def merge(model: nn.Module) -> None:
     (twice the memory for these layers), because subtracting what was added would leave rounding errors behind.
 
     Raises:
-        ValueError: the adapter cannot be merged (it is nonlinear), or a weight is shared with another layer.
+        ValueError: the adapter cannot be merged (it is nonlinear), a weight is shared with another layer, or stored in
+            a form that the update would not survive, such as four bits.
     """
     _refuse_merged(model)
     layers = [(layer_name, layer) for layer_name, layer in tuned_layers(model) if layer.active in tuple(layer.adapters)]
@@ -129,8 +130,12 @@ def merge(model: nn.Module) -> None:
     for parameter_name, parameter in model.named_parameters(remove_duplicate=False):
         users.setdefault(id(parameter), []).append(parameter_name)
     for (layer_name, layer), values in zip(layers, new, strict=True):
+        state = layer.base.state_dict(keep_vars=True)
         for key in values:
-            if len(shared := users.get(id(layer.base.state_dict(keep_vars=True)[key]), [])) > 1:
+            if key not in state:
+                kind = type(layer.base).__name__
+                raise ValueError(f"{layer_name} is a {kind} and stores its {key} in another form: keep the adapter")
+            if len(shared := users.get(id(state[key]), [])) > 1:
                 raise ValueError(
                     f"the {key} of {layer_name} is shared ({', '.join(shared)}): merging would change them all"
                 )
