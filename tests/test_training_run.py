@@ -165,7 +165,7 @@ def test_a_process_prepares_its_own_images_only() -> None:
 
 
 def test_compiled_names_never_reach_a_file(tmp_path: Path) -> None:
-    compiled = torch.compile(nn.Sequential(nn.Linear(2, 2)), backend="eager")
+    compiled: Any = torch.compile(nn.Sequential(nn.Linear(2, 2)), backend="eager")
     checkpoint.save(tmp_path / "c", model=compiled)
     assert not [name for name in tensors(tmp_path / "c") if "_orig_mod" in name]
     for fresh in (nn.Sequential(nn.Linear(2, 2)), torch.compile(nn.Sequential(nn.Linear(2, 2)), backend="eager")):

@@ -62,7 +62,7 @@ def make_task(config: Config, process: Process) -> Task:
     if config.strategy == "deepspeed":
         from course_utils.news.with_deepspeed import DeepSpeedEngine  # deepspeed takes seconds to import
 
-        engine = DeepSpeedEngine(built, config, steps * config.epochs, process, precision)
+        engine = partial(DeepSpeedEngine, built, config, steps * config.epochs, process, precision)
     return Task(
         model=built.model,
         batches=lambda epoch: batches(data, config.batch_size, seed=config.seed, epoch=epoch, **share),

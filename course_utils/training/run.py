@@ -87,7 +87,8 @@ class Task:
         title: begins the log.
         reseed: when the generators, which dropout and drop path draw from, begin anew. At each step they need not be
             saved.
-        engine: takes the steps in place of ``optimizer``; it keeps no state to resume from.
+        engine: makes what takes the steps in place of ``optimizer``; all processes call it together. It keeps no state
+            to resume from.
     """
 
     model: nn.Module
@@ -107,7 +108,7 @@ class Task:
     count: Callable[[Tensor], int] = len
     title: str = ""
     reseed: Literal["step", "epoch"] = "step"
-    engine: Engine | None = None
+    engine: Callable[[], Engine] | None = None
 
 
 @dataclass(frozen=True)
@@ -150,21 +151,22 @@ def run(config: RunSettings, prepare: Callable[[Process], Task]) -> RunResult:
     """
     with distributed_from_environment() as process, stop_on_signal(process) as stop:
         gpus = [process.device] if process.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus):
-            found = agree(lambda: open_folder(config))
-            task = agree(lambda: prepare(process))
-            with contextlib.closing(agree(lambda: _Run(config, process, task, found))) as this:
-                stopped = False
-                while not stopped and not this.finished:
-                    stopped = this.train_epoch(stop)
-                return this.result(stopped)
+        with torch.random.fork_rng(gpus), contextlib.closing(agree(lambda: _Run(config, process, prepare))) as this:
+            this.begin()
+            stopped = False
+            while not stopped and not this.finished:
+                stopped = this.train_epoch(stop)
+            return this.result(stopped)
 
 
 class _Run:
     """A run under way: everything that a checkpoint has to hold, and what it is made from."""
 
-    def __init__(self, config: RunSettings, process: Process, task: Task, found: Checkpoint | None) -> None:
-        self.config, self.process, self.task = config, process, task
+    def __init__(self, config: RunSettings, process: Process, prepare: Callable[[Process], Task]) -> None:
+        """All that can fail on one process alone. So nothing here may wait for another process."""
+        found = open_folder(config)
+        self.task = task = prepare(process)
+        self.config, self.process = config, process
         if config.batch_size % process.world_size:
             world = process.world_size
             raise ValueError(
@@ -177,7 +179,8 @@ class _Run:
         self.step, self.losses, self.epochs = 0, list[float](), list[dict[str, float]]()
         self.best: Mapping[str, Tensor] | None = None
         self.validated = 0  # samples
-        self.replica: nn.Module = task.model
+        self.replica: nn.Module | None = None
+        self.engine: Engine | None = None
         self.parts: dict[str, Any] = {}
         self.skipped = 0  # steps in a row
         self.flops: float | None = None  # of one sample, counted at the first step
@@ -185,9 +188,18 @@ class _Run:
             task.model.compile()  # in place: no name changes
         if found is not None:
             self._resume(found)
-        elif process.rank == 0 and config.folder is not None and (config.folder / BEST).exists():
-            (config.folder / BEST).unlink()  # overwrite: the old run's
-        self.writer = _tensorboard(config, self.step) if process.rank == 0 else None
+        self.writer_of: Any = _tensorboard(config)
+        self.writer: Any = None
+
+    def begin(self) -> None:
+        """What all processes do together before the first step."""
+        if self.task.engine is not None:
+            self.engine = self.task.engine()
+        folder = self.config.folder
+        if self.process.rank == 0 and folder is not None and not self.config.resume:
+            (folder / BEST).unlink(missing_ok=True)  # overwrite: the old run's
+        if self.process.rank == 0 and folder is not None and self.writer_of is not None:
+            self.writer = self.writer_of(folder / "tensorboard", purge_step=self.step)
         self._say_begin()
 
     @property
@@ -207,6 +219,8 @@ class _Run:
                 self._begin_stage(epoch)
             if task.reseed == "epoch":
                 torch.manual_seed(hash((config.seed, epoch, self.process.rank)))
+        if self.replica is None:
+            self.replica = self._make_replica()
         task.model.train()
         stream = islice(task.batches(epoch), done * config.accumulate, None)
         hidden = self.process.rank > 0 or None  # by default a bar is shown in a terminal alone
@@ -233,9 +247,10 @@ class _Run:
             self.flops = training_flops(task.model, x, y, task.loss_fn, task.precision) / task.count(x)
         if task.reseed == "step":  # the same in a resumed run, another on each process
             torch.manual_seed(hash((config.seed, self.step, self.process.rank)))
-        if task.engine is not None:
-            result = task.engine.step(micro_batches)
+        if self.engine is not None:
+            result = self.engine.step(micro_batches)
         else:
+            assert self.replica is not None
             result = train_step(
                 self.replica,
                 self.parts["optimizer"],
@@ -311,11 +326,11 @@ class _Run:
         """Let go of what outlives the run."""
         if self.writer is not None:
             self.writer.close()
-        if self.task.engine is not None:
-            self.task.engine.close()
+        if self.engine is not None:
+            self.engine.close()
 
     def _begin_stage(self, epoch: int) -> None:
-        """The optimizer of the stage that ``epoch`` is in, and the replica that averages its gradients."""
+        """The optimizer of the stage that ``epoch`` is in."""
         if self.task.engine is not None:
             return
         edges = (0, *self.task.stages, self.config.epochs)
@@ -324,9 +339,13 @@ class _Run:
         optimizer, scheduler = self.task.optimizer(number, steps)
         scaler = make_scaler(self.task.precision, self.process.device)
         self.parts = {"optimizer": optimizer, "scheduler": scheduler, "scaler": scaler}
-        if self.process.world_size > 1:
-            own = None if self.process.device.type == "cpu" else [self.process.device]
-            self.replica = DistributedDataParallel(self.task.model, device_ids=own, gradient_as_bucket_view=True)
+        self.replica = None  # its hooks are on the parameters that train in this stage
+
+    def _make_replica(self) -> nn.Module:
+        if self.process.world_size == 1 or self.engine is not None:
+            return self.task.model
+        own = None if self.process.device.type == "cpu" else [self.process.device]
+        return DistributedDataParallel(self.task.model, device_ids=own, gradient_as_bucket_view=True)
 
     def _resume(self, found: Checkpoint) -> None:
         """Put everything back to where the run stood."""
@@ -351,8 +370,8 @@ class _Run:
 
     def _judged_model(self) -> nn.Module:
         """The model that is evaluated and kept: with averaged weights, if there are any."""
-        if self.task.engine is not None:
-            return self.task.engine.model
+        if self.engine is not None:
+            return self.engine.model
         return self.task.model if self.averaged is None else self.averaged.module
 
     def _evaluate(self, batches: Callable[[], Iterable[Batch]], model: nn.Module) -> Metrics:
@@ -402,9 +421,9 @@ def best_epoch(epochs: list[dict[str, float]]) -> int | None:
     return accuracies.index(max(accuracies)) + 1 if accuracies else None
 
 
-def _tensorboard(config: RunSettings, step: int) -> Any:
-    """The writer of torch, if it is asked for."""
-    if not config.tensorboard or config.folder is None:
+def _tensorboard(config: RunSettings) -> Any:
+    """torch's writer, the class, if it is asked for."""
+    if not config.tensorboard:
         return None
     try:
         from torch.utils.tensorboard import SummaryWriter
@@ -412,7 +431,7 @@ def _tensorboard(config: RunSettings, step: int) -> Any:
         raise ValueError(
             f"tensorboard is not installed ({error}): python -m pip install tensorboard, or leave out --tensorboard"
         ) from None
-    return SummaryWriter(config.folder / "tensorboard", purge_step=step)
+    return SummaryWriter
 
 
 def _gather_generators(process: Process) -> list[list[Tensor]]:
