@@ -34,20 +34,11 @@ finally:
 """
 
 
-def _quickest() -> list[Path]:
-    """The chapter with the smallest budget on its card."""
-    seconds = {path: nbformat.read(path, as_version=4).metadata["course"]["seconds"] for path in CHAPTERS}
-    return sorted(CHAPTERS, key=lambda path: (seconds[path], path))[:1]
-
-
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """All with --thorough. Else one: a test below proves that the set-up cells differ in a number alone."""
-    everything = metafunc.config.getoption("--thorough")
-    if "whole_chapter" in metafunc.fixturenames:
-        chosen = CHAPTERS if everything else _quickest()
-        metafunc.parametrize("whole_chapter", chosen, ids=lambda path: path.stem)
-    if "exercises" in metafunc.fixturenames:
-        metafunc.parametrize("exercises", SOLUTIONS if everything else SOLUTIONS[:1], ids=lambda path: path.stem)
+    """Every notebook with --thorough, else one: a test below proves that the set-up cells differ in a name alone."""
+    if "opened" in metafunc.fixturenames:
+        chosen = [*CHAPTERS, *SOLUTIONS] if metafunc.config.getoption("--thorough") else CHAPTERS[:1]
+        metafunc.parametrize("opened", chosen, ids=lambda path: f"{path.parent.name}-{path.stem}")
 
 
 @pytest.fixture(scope="module")
@@ -142,11 +133,17 @@ def test_the_wheel_holds_every_file_of_the_package(wheel: Path, repository: Path
 
 
 @pytest.mark.timeout(900)
-def test_a_whole_chapter_as_in_colab(whole_chapter: Path, colab: Path, repository: Path, tmp_path: Path) -> None:
+def test_a_notebook_opened_in_colab(
+    opened: Path, colab: Path, repository: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Its set-up cell installs the package and nothing else; with --thorough all of a chapter runs then."""
     _forget(colab)
-    notebook = tmp_path / "empty" / whole_chapter.name
+    nb = nbformat.read(opened, as_version=4)
+    if opened not in CHAPTERS or not request.config.getoption("--thorough"):
+        nb.cells = [_setup(opened)]
+    notebook = tmp_path / "empty" / opened.name
     notebook.parent.mkdir()
-    shutil.copy(whole_chapter, notebook)
+    nbformat.write(nb, notebook)
     executed = _execute(colab, notebook, _environment(repository))
     code = [cell for cell in executed.cells if cell.cell_type == "code"]
     assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
@@ -162,19 +159,10 @@ def test_a_whole_chapter_as_in_colab(whole_chapter: Path, colab: Path, repositor
     assert {name.split("-")[0] for name in local} <= {"pip", "setuptools", "course_utils"}, f"fetched more: {local}"
 
 
-@pytest.mark.parametrize("path", [*CHAPTERS, *SOLUTIONS], ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_every_notebook_has_the_set_up_cell_that_is_run_here(path: Path) -> None:
-    assert _setup(path).source == sync.setup_source(path.stem)
-    assert _setup(path).source.count(sync.repository()) == 1
-
-
-def test_the_first_cell_of_exercises(exercises: Path, colab: Path, repository: Path, tmp_path: Path) -> None:
-    _forget(colab)
-    notebook = tmp_path / "empty" / exercises.name
-    notebook.parent.mkdir()
-    nbformat.write(nbformat.v4.new_notebook(cells=[_setup(exercises)]), notebook)
-    _execute(colab, notebook, _environment(repository))
-    assert _importable(colab, "course_utils")
+def test_every_notebook_has_the_set_up_cell_that_is_run_here() -> None:
+    for path in (*CHAPTERS, *SOLUTIONS):
+        assert _setup(path).source == sync.setup_source(path.stem), path
+        assert _setup(path).source.count(sync.repository()) == 1, path
 
 
 def _setup(path: Path) -> nbformat.NotebookNode:

@@ -80,57 +80,62 @@ def _swap(nb: NotebookNode) -> None:
     nb.cells[2].metadata, nb.cells[3].metadata = nb.cells[3].metadata, nb.cells[2].metadata
 
 
-DEFECTS: dict[str, tuple[Callable[[NotebookNode], None], str]] = {
-    "output kept": (_outputs, "outputs are kept out of git"),
-    "count kept": (_count, "outputs are kept out of git"),
-    "random id": (_id, "cell 4 has the id '3f9c02aa', expected one such as 'toy-004'"),
-    "empty cell": (_append(new_code_cell("")), "an empty code cell"),
-    "title without claim": (_source(0, "# A toy"), "the sentence that the chapter proves"),
+# What is planted, the rule that must name it, and the number or name that its sentence must hold.
+DEFECTS: dict[str, tuple[Callable[[NotebookNode], None], rules.Rule, str]] = {
+    "output kept": (_outputs, rules.stripped, ""),
+    "count kept": (_count, rules.stripped, ""),
+    "random id": (_id, rules.ids, "'toy-004'"),
+    "empty cell": (_append(new_code_cell("")), rules.stripped, ""),
+    "title without claim": (_source(0, "# A toy"), rules.title, ""),
     "section for a claim": (
         _source(0, "# A toy\n\n## What it is about, in short."),
-        "the sentence that the chapter proves",
+        rules.title,
+        "",
     ),
-    "two titles": (_append(new_markdown_cell("# Again")), "'# Again' is a second title"),
-    "no card": (_untag(1), "must be Markdown tagged `card`"),
-    "card by hand": (_source(1, "You will be able to add."), "not what the metadata says"),
-    "card out of date": (_course("minutes_to_read", 99), "not what the metadata says"),
+    "two titles": (_append(new_markdown_cell("# Again")), rules.title, "# Again"),
+    "no card": (_untag(1), rules.card, ""),
+    "card by hand": (_source(1, "You will be able to add."), rules.card, "tools.sync"),
+    "card out of date": (_course("minutes_to_read", 99), rules.card, "tools.sync"),
     "card without verbs": (
         lambda nb: _source(1, nb.cells[1].source.split("**")[0])(nb),
-        'the reader "will be able to" do',
+        rules.card,
+        "will be able to",
     ),
-    "no set-up": (_untag(2), "one code cell must be tagged `setup`"),
-    "set-up edited": (_source(2, "from course_utils import runtime"), "the set-up cell is not the course's own"),
-    "set-up late": (_swap, "expected the third"),
-    "code before set-up": (_swap, "a code cell stands before the set-up cell"),
-    "no seconds": (lambda nb: nb.metadata["course"].pop("seconds"), "`course.seconds` is None, expected int"),
-    "too many seconds": (_course("seconds", 121), "`course.seconds` is 121, expected more than 0 and at most 120"),
-    "too much memory": (_course("memory_gb", 6.5), "`course.memory_gb` is 6.5, expected more than 0 and at most 6"),
-    "no memory": (_course("memory_gb", 0), "`course.memory_gb` is 0"),
-    "wrong chapter": (_course("chapter", "other"), "`course.chapter` is 'other', expected 'toy', the file's name"),
-    "no licence": (_course("licence", None), "`course.licence` is None"),
-    "other kernel": (lambda nb: nb.metadata["kernelspec"].update(name="my-env"), "`kernelspec` is not"),
-    "long cell": (_append(new_code_cell("x = 1\n" * 31)), "31 lines of code, 30 at most"),
-    "path": (_append(new_code_cell("open('/home/ada/x.txt')")), 'holds an absolute path: "/home/ada/x.txt'),
-    "path in prose": (_append(new_markdown_cell("Look into `/tmp/run`.")), "holds an absolute path"),
+    "no set-up": (_untag(2), rules.setup_cell, "setup"),
+    "set-up edited": (_source(2, "from course_utils import runtime"), rules.setup_cell, "tools.sync"),
+    "set-up late": (_swap, rules.setup_cell, "cell 4"),
+    "code before set-up": (_swap, rules.setup_cell, "before"),
+    "no seconds": (lambda nb: nb.metadata["course"].pop("seconds"), rules.metadata, "course.seconds"),
+    "too many seconds": (_course("seconds", 121), rules.metadata, "121"),
+    "too much memory": (_course("memory_gb", 6.5), rules.metadata, "6.5"),
+    "no memory": (_course("memory_gb", 0), rules.metadata, "course.memory_gb"),
+    "wrong chapter": (_course("chapter", "other"), rules.metadata, "'other'"),
+    "no licence": (_course("licence", None), rules.metadata, "course.licence"),
+    "other kernel": (lambda nb: nb.metadata["kernelspec"].update(name="my-env"), rules.metadata, "kernelspec"),
+    "long cell": (_append(new_code_cell("x = 1\n" * 31)), rules.length, "31"),
+    "path": (_append(new_code_cell("open('/home/ada/x.txt')")), rules.sources, "/home/ada/x.txt"),
+    "path in prose": (_append(new_markdown_cell("Look into `/tmp/run`.")), rules.sources, "/tmp/run"),
     "registry": (
         _append(new_code_cell(f"url = 'https://{REGISTRY}/simple'")),
-        f'the host of a package registry: "{REGISTRY}',
+        rules.sources,
+        REGISTRY,
     ),
-    "not Python": (_append(new_code_cell("for x in:")), "is not valid Python"),
-    "magic": (_append(new_code_cell("%timeit sum([])")), "'%timeit' works in IPython alone"),
-    "shell": (_append(new_code_cell("!ls")), "'!ls' works in IPython alone"),
-    "figure without alt": (_append(new_code_cell("figures.show(fig)")), "`figures.show` without `alt`"),
-    "figure with an empty alt": (_append(new_code_cell("figures.show(fig, alt='')")), "`figures.show` without `alt`"),
-    "picture without alt": (_append(new_markdown_cell("![](x.svg)")), "a picture without a text"),
+    "not Python": (_append(new_code_cell("for x in:")), rules.syntax, ""),
+    "magic": (_append(new_code_cell("%timeit sum([])")), rules.syntax, "%timeit"),
+    "shell": (_append(new_code_cell("!ls")), rules.syntax, "!ls"),
+    "figure without alt": (_append(new_code_cell("figures.show(fig)")), rules.alt_text, "figures.show"),
+    "figure with an empty alt": (_append(new_code_cell("figures.show(fig, alt='')")), rules.alt_text, "figures.show"),
+    "picture without alt": (_append(new_markdown_cell("![](x.svg)")), rules.alt_text, ""),
 }
 
 
 def test_each_planted_defect_is_named() -> None:
-    for defect, (plant, words) in DEFECTS.items():
+    for defect, (plant, rule, word) in DEFECTS.items():
         nb = _toy()
         plant(nb)
-        found = rules.problems(TOY, nb)
-        assert any(words in sentence for sentence in found), (defect, found)
+        found = list(rule(TOY, nb))
+        assert any(word in sentence for sentence in found), (defect, found)
+        assert set(found) <= set(rules.problems(TOY, nb)), defect
 
 
 def test_ruff_sees_into_cells(tmp_path: Path) -> None:

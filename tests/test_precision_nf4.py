@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from course_utils.plan.memory import saved_for_backward
+from course_utils.measure import Ledger
 from course_utils.precision.nf4 import BLOCK, NF4Linear, nf4_levels, pack_nf4, unpack_nf4
 
 # As the paper prints them (appendix E).
@@ -51,9 +51,9 @@ def test_a_layer_computes_as_linear_with_the_rounded_weight_and_keeps_nothing(bi
     assert held == 64 * 32 * (4 + 32 / BLOCK) / 8
     assert [name for name, _ in layer.named_parameters()] == ["bias"] * bias
     x = torch.randn(3, 5, 64, requires_grad=True)
-    with saved_for_backward(layer) as saved:
+    with Ledger(layer) as ledger:
         y = layer(x)
-    assert saved.total == 0
+    assert ledger.saved_peak == 0
     wanted = F.linear(x, rounded, linear.bias)
     torch.testing.assert_close(y, wanted)
     slope = torch.randn_like(y)

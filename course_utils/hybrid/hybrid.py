@@ -63,7 +63,7 @@ class HybridParallel:
         self.stages = {number: stage for number, stage in self.pipeline.stages.items() if isinstance(stage, Stage)}
         for stage in self.stages.values():
             make_equal(stage, mesh.group("data"))
-        self._cut = {id(p) for part in self.stages.values() for p in _cut_parameters(part)}
+        self._shards = {id(p) for part in self.stages.values() for p in _shard_parameters(part)}
 
     def parameters(self) -> list[nn.Parameter]:
         """This rank's own, for its optimizer."""
@@ -111,7 +111,7 @@ class HybridParallel:
         first = self.mesh.place("tensor") == 0
         squares = torch.zeros((), dtype=torch.float64, device=self.parameters()[0].device)
         for p in self.parameters():
-            if p.grad is not None and (first or id(p) in self._cut):
+            if p.grad is not None and (first or id(p) in self._shards):
                 squares += p.grad.double().square().sum()
         dist.all_reduce(squares, group=self.mesh.group("tensor"))
         dist.all_reduce(squares, group=self.mesh.group("pipeline"))
@@ -164,6 +164,6 @@ def average_gradients(
             gradient.copy_(averaged.view_as(gradient))
 
 
-def _cut_parameters(module: nn.Module) -> list[Tensor]:
+def _shard_parameters(module: nn.Module) -> list[Tensor]:
     """The parameters of which this rank has a slice."""
     return [module.get_parameter(name) for name in shards_of(module)]
