@@ -168,7 +168,9 @@ def test_compiled_names_never_reach_a_file(tmp_path: Path) -> None:
     compiled: Any = torch.compile(nn.Sequential(nn.Linear(2, 2)), backend="eager")
     checkpoint.save(tmp_path / "c", model=compiled)
     assert not [name for name in tensors(tmp_path / "c") if "_orig_mod" in name]
-    for fresh in (nn.Sequential(nn.Linear(2, 2)), torch.compile(nn.Sequential(nn.Linear(2, 2)), backend="eager")):
+    plain, other = nn.Sequential(nn.Linear(2, 2)), nn.Sequential(nn.Linear(2, 2))
+    fresh: Any
+    for fresh in (plain, torch.compile(other, backend="eager")):
         checkpoint.load(tmp_path / "c").restore(fresh)
         assert torch.equal(next(fresh.parameters()), next(iter(compiled.state_dict().values())))
 
