@@ -1,6 +1,4 @@
 """course_utils: what the chapters of *Training Large Models, a course that runs* import.
 
-Imports run one way (see CONTRIBUTING.md)::
-
-    estimate, precision, models, data  <-  distributed, tuning  <-  training  <-  news, vision  <-  exercises, figures
+A room for each idea; where it has a ``one_page.py``, begin there. Which room may import which stands in pyproject.toml.
 """

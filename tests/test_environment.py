@@ -128,6 +128,16 @@ def test_the_readme_names_the_two_commands_and_ci_runs_the_second() -> None:
     assert re.search(r"^make test\b", script.read_text(encoding="utf-8"), re.M)
 
 
+def test_the_maintainers_page_names_every_room_and_only_files_that_are_there() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    rooms = {path.parent.name for path in (ROOT / "course_utils").glob("*/__init__.py")}
+    assert rooms - set(re.findall(r"`(\w+)/`", text)) == set(), "the page's table of rooms lacks these"
+    files = {name for name in re.findall(r"`([\w/.]+/[\w.]+\.(?:py|js|md|yml))`", text) if "name" not in name}
+    assert len(files) > 5
+    nowhere = {name for name in files if not any((ROOT / part / name).is_file() for part in ("", "course_utils"))}
+    assert {name for name in nowhere if "topic" not in name} == {"book/coverage.md"}, "which the book makes"
+
+
 def test_links_of_the_readme_lead_somewhere() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     targets = [target for target in re.findall(r"\]\(([^)#\s]+)", readme) if "://" not in target]
