@@ -3,6 +3,7 @@
 import itertools
 import time
 import urllib.error
+from collections.abc import Generator
 
 import pytest
 import torch
@@ -163,6 +164,7 @@ def test_batches_made_ahead_are_the_same_and_stop_with_their_reader():
     import threading
 
     endless = _in_background(itertools.count())
+    assert isinstance(endless, Generator)
     assert [next(endless) for _ in range(5)] == [0, 1, 2, 3, 4]
     endless.close()
     assert "prefetched" not in {thread.name for thread in threading.enumerate()}

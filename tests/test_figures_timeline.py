@@ -51,7 +51,9 @@ def test_kinds_differ_in_more_than_colour_and_chunks_in_tint() -> None:
     assert all(colour in figures.PALETTE.values() for colour, _, _ in STYLES.values())
     run = simulate(zero_bubble_h1(2, 3))
     drawn = sorted(
-        (patch.get_hatch(), patch.get_x()) for patch in timeline({"ZB": run.spans}).axes[0].patches if patch.get_hatch()
+        (patch.get_hatch(), patch.get_x())
+        for patch in timeline({"ZB": run.spans}).axes[0].patches
+        if isinstance(patch, Rectangle) and patch.get_hatch()
     )
     assert drawn == sorted((STYLES[s.action.kind][1], s.start) for s in run.spans if STYLES[s.action.kind][1])
     figure = timeline({"interleaved": simulate(interleaved(2, 4, 2), Costs().split(2)).spans})

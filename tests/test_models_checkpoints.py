@@ -408,9 +408,8 @@ def test_hub_name_is_fetched_and_read(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 
 def test_own_checkpoints_and_changes() -> None:
-    model = lively(
-        ViT(ViTConfig(image_size=32, patch_size=8, width=WIDTH, heads=3, depth=2, registers=2, num_classes=5))
-    )
+    model = ViT(ViTConfig(image_size=32, patch_size=8, width=WIDTH, heads=3, depth=2, registers=2, num_classes=5))
+    lively(model)
     again = load_vit(model.state_dict(), heads=3)
     assert again.config == replace(model.config, image_size=(32, 32), patch_size=(8, 8))
     assert_equal(again, model, torch.randn(3, 3, 32, 32))

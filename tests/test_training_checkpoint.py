@@ -9,6 +9,7 @@ import resource
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -120,7 +121,7 @@ def weights(model):
 
 
 def test_plain_values_come_back_as_they_were(tmp_path):
-    config = {
+    config: dict[Any, Any] = {
         "a": [1, (2.5, None)],
         3: {"inf": float("inf"), "text": "层归一化"},
         "deep": {"t": torch.ones(2, 3).bfloat16()},

@@ -153,7 +153,8 @@ def three() -> TextModel:
     inject(model, Bottleneck(width=3), ["fc2", "out_proj"], train="head", name="mood")
     disturb(model, 5)
     inject(model, IA3(), ["k_proj", "fc2"], name="spam")
-    return disturb(model, 6)
+    disturb(model, 6)
+    return model
 
 
 def test_switching_between_several_adapters_on_one_base() -> None:

@@ -168,6 +168,7 @@ def test_a_prefix_of_zeros_is_not_nothing() -> None:
         nn.init.zeros_(part.values)
     assert (logits(model) - logits(ours())).abs().max() > 0.01
     x, attention = torch.randn(1, TOKENS, WIDTH), copy.deepcopy(ours().encoder.layers[0].attention)
+    assert isinstance(attention, nn.Module)
     nn.init.zeros_(attention.q_proj.weight)  # all scores alike: every token takes the mean of what it sees
     nn.init.zeros_(attention.q_proj.bias)
     prefixed = nn.ModuleDict({"attention": copy.deepcopy(attention)})

@@ -6,7 +6,8 @@ import pytest
 
 from course_utils.zero.cost import PER_PARAMETER, STAGES, break_even_ranks, sent_per_rank, states_per_rank
 
-TABLE_1 = {  # Rajbhandari et al. 2020, Table 1: GB on one device; ranks -> (parameters, stages 1, 2, 3)
+# Rajbhandari et al. 2020, Table 1: GB on one device; ranks -> (parameters, stages 1, 2, 3)
+TABLE_1: dict[int, list[tuple[float, ...]]] = {
     4: [(7.5e9, 52.5, 41.3, 30), (128e9, 896, 704, 512), (1e12, 7000, 5500, 4000)],
     16: [(7.5e9, 35.6, 21.6, 7.5), (128e9, 608, 368, 128), (1e12, 4750, 2875, 1000)],
     64: [(7.5e9, 31.4, 16.6, 1.88), (128e9, 536, 284, 32), (1e12, 4187, 2218, 250)],
