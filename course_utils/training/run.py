@@ -105,7 +105,7 @@ class Task:
     stages: tuple[int, ...] = ()
     sizes: tuple[int, int] | None = None
     noun: str = "images"
-    count: Callable[[Tensor], int] = len
+    count: Callable[[Tensor], int] = lambda x: x.shape[0]
     title: str = ""
     reseed: Literal["step", "epoch"] = "step"
     engine: Callable[[], Engine] | None = None

@@ -42,7 +42,7 @@ def test_groups_are_those_of_the_package(page: Page, grid: Grid) -> None:
              const grid = makeGrid(sizes, order), each = (list, f) => list.map(item => axes.map(axis => f(item, axis)));
              return [each(ranks, grid.group), each(ranks, grid.place), each(nodes, (n, axis) => grid.crosses(axis, n))];
            }""",
-        [sizes, grid.order, AXES, list(ranks), nodes := [1, 2, 3, 8, 16]],
+        [sizes, grid.order, list(AXES), list(ranks), nodes := [1, 2, 3, 8, 16]],
     )
     groups, places, crosses = found
     assert groups == [[grid.group(rank, axis) for axis in AXES] for rank in ranks]
