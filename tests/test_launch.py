@@ -228,6 +228,25 @@ def test_a_rank_that_returns_just_too_late_is_late(nothing_left: None) -> None:
     assert all(text.startswith(("rank 1 returned", "in time")) for text in said), said
 
 
+def test_ranks_that_returned_are_not_late_because_their_caller_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller is busy printing while the time passes; the value has come with what it prints."""
+
+    class Slow:
+        def write(self, text: str) -> None:
+            time.sleep(0.8 * ("line" in text))
+
+        def flush(self) -> None: ...
+
+    def talk() -> str:
+        print("line 1")
+        time.sleep(0.1)  # the caller has begun to print it
+        print("line 2")
+        return "done"
+
+    monkeypatch.setattr(sys, "stdout", Slow())
+    assert launch(talk, 1, timeout=1.2) == ["done"]
+
+
 def test_a_rank_that_raises_when_the_time_is_over_is_heard(nothing_left: None) -> None:
     def work() -> None:
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # it does not say where it stands, so the caller waits

@@ -187,7 +187,7 @@ def _watch(workers: list[WorkerProcess], timeout: float, stop_within: float | No
                 begin, seconds, started = time.monotonic(), timeout, True
             if noted and stop_within is not None and noted[0] + stop_within < begin + seconds:
                 begin, seconds = noted[0], stop_within
-            if time.monotonic() >= begin + seconds:
+            if time.monotonic() >= begin + seconds and any(each.at_work for each in workers):
                 raise _late(workers, f"{seconds:g} s" + " from the signal on" * bool(noted))
 
 
