@@ -18,6 +18,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from course_utils.models.layers import Layers
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -209,20 +211,13 @@ class EncoderLayer(nn.Module):
         return self.drop_path(self.dropout(x))
 
 
-class Encoder(nn.Module):
+class Encoder(Layers):
     """``depth`` layers in a row; arguments as for :class:`EncoderLayer`. A pre-norm encoder wants one more LayerNorm
-    behind it, which its user adds."""
+    behind it, which its user adds. What all layers share is the ``attention_mask`` of :class:`Attention`."""
 
     def __init__(self, config: EncoderConfig, attention: Part = Attention, mlp: Part = MLP) -> None:
-        super().__init__()
         drop_path = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
-        self.layers = nn.ModuleList(EncoderLayer(config, p, attention, mlp) for p in drop_path)
-
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """``[B, N, D]`` to ``[B, N, D]``; ``attention_mask`` as for :meth:`Attention.forward`."""
-        for layer in self.layers:
-            x = layer(x, attention_mask)
-        return x
+        super().__init__(EncoderLayer(config, p, attention, mlp) for p in drop_path)
 
 
 def attention_maps(model: nn.Module, *args: Any, **kwargs: Any) -> Tensor:

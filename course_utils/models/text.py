@@ -127,6 +127,11 @@ class TextModel(nn.Module):
         features = self._pooled(x, attention_mask)
         return self.head(self.head_dropout(features)) if self.config.num_classes else features
 
+    @staticmethod
+    def context(x: Tensor, attention_mask: Tensor | None = None) -> Tensor | None:
+        """What all layers are given besides the tokens ``[B, N, D]``: which of them are real."""
+        return None if attention_mask is None else attention_mask.bool()
+
     def features(
         self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None, *args: Any, **kwargs: Any
     ) -> Tensor:

@@ -7,20 +7,20 @@ state dictionaries of all stages together are that of the model, and a rank can 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import Any
 
 from torch import Tensor, nn
-
-LAYERS = "encoder.layers"  # where a model holds its row of layers
 
 
 class Stage(nn.Module):
     """Some modules of a model, and how they run: the first stage embeds, each runs its layers, the last has the head.
 
     Args:
-        model: an ``nn.Sequential``; or a model with ``embed``, ``encoder.layers`` and ``forward_head``.
+        model: an ``nn.Sequential``; or a model with ``embed``, a row of layers (such as ``encoder.layers``) and
+            ``forward_head``, and ``context`` if its layers are given something besides the tokens.
         names: of the modules and of the model's own parameters that this stage holds.
 
     Attributes:
@@ -30,23 +30,39 @@ class Stage(nn.Module):
     def __init__(self, model: nn.Module, names: Sequence[str]) -> None:
         super().__init__()
         self.part: Any = _holding(model, names)
-        self.first, self.last = (not name.startswith(LAYERS) for name in (names[0], names[-1]))
+        self.row = _row(model)
+        self.first, self.last = (not name.startswith(f"{self.row}.layers.") for name in (names[0], names[-1]))
 
     def forward(self, x: Tensor, **extra: Any) -> Tensor:
         """``[B, N, D]`` to ``[B, N, D]``; the first stage takes the model's input, the last returns its output.
 
         Args:
-            extra: ``attention_mask`` for the layers and the head, all else for the embedding.
+            extra: for those of the model's methods that have arguments of these names, such as ``attention_mask``.
         """
-        if isinstance(self.part, nn.Sequential):
-            return self.part(x, **extra)
-        mask = extra.pop("attention_mask", None)
+        part = self.part
+        if isinstance(part, nn.Sequential):
+            return part(x, **extra)
+        context = getattr(part, "context", _nothing)
+        _check_names(extra, part.embed, context, part.forward_head)
         if self.first:
-            x = self.part.embed(x, **extra)
-        x = self.part.encoder(x, None if mask is None else mask.bool())
-        if self.last:
-            x = self.part.forward_head(x) if mask is None else self.part.forward_head(x, mask)
-        return x
+            x = part.embed(x, **_asked_for(extra, part.embed))
+        x = part.get_submodule(self.row)(x, context(x, **_asked_for(extra, context)))
+        return part.forward_head(x, **_asked_for(extra, part.forward_head)) if self.last else x
+
+
+def _nothing(x: Tensor) -> None:
+    """What the layers of a model without ``context`` are given."""
+
+
+def _asked_for(extra: Mapping[str, Any], method: Callable[..., Any]) -> dict[str, Any]:
+    names = inspect.signature(method).parameters
+    return {name: value for name, value in extra.items() if name in names}
+
+
+def _check_names(extra: Mapping[str, Any], *methods: Callable[..., Any]) -> None:
+    known = {name: None for method in methods for name in list(inspect.signature(method).parameters)[1:]}
+    if strange := [name for name in extra if name not in known]:
+        raise TypeError(f"no part of the model takes {strange[0]!r}: give it {' or '.join(known) or 'nothing besides'}")
 
 
 def split_into_stages(model: nn.Module, stages: int | Sequence[int]) -> list[Stage]:
@@ -85,16 +101,23 @@ def _names(model: nn.Module) -> tuple[list[str], list[str], list[str]]:
     children = [name for name, _ in model.named_children()]
     if isinstance(model, nn.Sequential):
         return [], children, []
-    row = getattr(getattr(model, "encoder", None), "layers", None)
-    if not isinstance(row, nn.ModuleList) or not hasattr(model, "embed") or not hasattr(model, "forward_head"):
+    row = _row(model)
+    if not row or not hasattr(model, "embed") or not hasattr(model, "forward_head"):
         raise TypeError(
             f"{type(model).__name__} has no row of layers to split: give an nn.Sequential of its layers, a model with "
-            f"`embed`, `{LAYERS}` and `forward_head` such as ViT or TextModel, or the list of stages themselves"
+            "`embed`, `encoder.layers` and `forward_head` such as ViT or TextModel, or the list of stages themselves"
         )
     own = [name for name, _ in (*model.named_parameters(recurse=False), *model.named_buffers(recurse=False))]
-    at = children.index("encoder")
-    layers = [f"{LAYERS}.{name}" for name, _ in row.named_children()]
+    at = children.index(row)
+    layers = [f"{row}.layers.{name}" for name, _ in model.get_submodule(f"{row}.layers").named_children()]
     return own + children[:at], layers, children[at + 1 :]
+
+
+def _row(model: nn.Module) -> str:
+    """The name of the child that holds the row of layers; empty if there is none."""
+    return next(
+        (name for name, m in model.named_children() if isinstance(getattr(m, "layers", None), nn.ModuleList)), ""
+    )
 
 
 def _sizes(name: str, layers: int, stages: int | Sequence[int]) -> list[int]:
@@ -142,4 +165,6 @@ def _check_parameters(model: nn.Module, parts: Sequence[nn.Module]) -> None:
                     "copy of its own. Untie it, or split so that one stage has both of its users"
                 )
     if lost := [name for key, name in names.items() if key not in holder]:
-        raise ValueError(f"no stage would hold {lost[0]}, which is no part of a layer: move it out of `encoder`")
+        raise ValueError(
+            f"no stage would hold {lost[0]}, which is no part of a layer: move it out of the row of layers"
+        )

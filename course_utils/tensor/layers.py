@@ -16,7 +16,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.tensor.collectives_with_gradient import Group, copy_to_ranks, scatter_sum, shard, sum_over_ranks
+from course_utils.tensor.collectives_with_gradient import (
+    Group,
+    all_reduce,
+    copy_to_ranks,
+    scatter_sum,
+    shard,
+    sum_over_ranks,
+)
 
 
 class Shard(NamedTuple):
@@ -81,6 +88,18 @@ def blocks_of(model: nn.Module) -> list[nn.Module]:
 def copy_input(block: nn.Module, group: Group = None) -> None:
     """Let a block's input go through ``copy_to_ranks``, once for all column-parallel layers that the block holds."""
     block.register_forward_pre_hook(lambda _, args: (copy_to_ranks(args[0], group), *args[1:]))
+
+
+def sum_gradients(module: nn.Module, group: Group = None) -> None:
+    """Sum the gradients of a module's parameters over the ranks: all hold them whole, and each uses them on its own
+    heads alone. Without the sum the ranks drift apart, and no error tells of it."""
+
+    def summed(gradient: Tensor) -> Tensor:
+        return all_reduce(gradient, group)
+
+    for p in module.parameters():
+        if p.requires_grad:
+            p.register_hook(summed)
 
 
 def draw_own_numbers(module: nn.Module, dropout: str, group: Group = None) -> None:

@@ -17,18 +17,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from course_utils.models.encoder import Encoder
+from course_utils.models.layers import Layers
 from course_utils.tensor.collectives_with_gradient import Group, all_gather, gather, gather_to_ranks, scatter
 from course_utils.tensor.layers import ColumnParallelLinear, blocks_of, draw_own_numbers, shards_of
 
 
-class SequenceParallelEncoder(nn.Module):
-    """The layers of an ``Encoder``, in which each rank has its own tokens alone; attention and MLP gather them.
+class SequenceParallelLayers(nn.Module):
+    """A row of layers in which each rank has its own tokens alone; attention and MLP gather them.
 
     Tokens go in and come out whole. A number of tokens that the ranks do not divide is padded in between.
     """
 
-    def __init__(self, whole: Encoder, group: Group = None) -> None:
+    def __init__(self, whole: Layers, group: Group = None) -> None:
         super().__init__()
         self.layers, self.group = whole.layers, group
         self.length = 0  # tokens of this forward pass: shards that may be padded do not tell
@@ -37,12 +37,12 @@ class SequenceParallelEncoder(nn.Module):
         for block in blocks_of(self):
             block.register_forward_pre_hook(GatherTokens(self, block))
 
-    def forward(self, x: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """As ``Encoder.forward``; the mask speaks of all tokens."""
+    def forward(self, x: Tensor, shared: Any = None) -> Tensor:
+        """As ``Layers.forward``; what is shared, such as a mask, speaks of all tokens."""
         self.length = x.shape[1]
         x = scatter(x, self.group)  # [B, N, D] -> [B, N/t, D]
         for layer in self.layers:
-            x = functional_call(layer, summed_over_ranks(layer, self.group), (x, attention_mask))
+            x = functional_call(layer, summed_over_ranks(layer, self.group), (x, shared))
         return gather(x, self.length, self.group)
 
 
@@ -74,15 +74,15 @@ class GatherTokens:
     """A forward pre-hook of a block: this rank's tokens ``[B, N/t, D]`` to all tokens ``[B, N, D]``, once for all
     column-parallel layers that the block holds."""
 
-    def __init__(self, encoder: SequenceParallelEncoder, block: nn.Module) -> None:
-        self.encoder = encoder
+    def __init__(self, row: SequenceParallelLayers, block: nn.Module) -> None:
+        self.row = row
         self.columns = [child for child in block.children() if isinstance(child, GatheringAgainLinear)]
 
     def __call__(self, block: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         mine, *others = args
-        whole = gather_to_ranks(mine, self.encoder.length, self.encoder.group)
+        whole = gather_to_ranks(mine, self.row.length, self.row.group)
         if self.columns:
-            again = _Again(mine.detach(), self.encoder.length, self.encoder.group)
+            again = _Again(mine.detach(), self.row.length, self.row.group)
             for column in self.columns:
                 column.again = again
             if whole.requires_grad:

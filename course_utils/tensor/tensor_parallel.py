@@ -1,4 +1,4 @@
-"""Tensor parallelism: every matrix of the encoder cut over the ranks of a group, which work on the same tokens.
+"""Tensor parallelism: every matrix of a Transformer cut over the ranks of a group, which work on the same tokens.
 
 The model stays as it is written. A table says which of its layers is cut how (:data:`PLANS`); :func:`tensor_parallel`
 returns a copy with these layers replaced, which is trained like any other model: the same batch on all ranks,
@@ -19,7 +19,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from course_utils.data_parallel.replicas import make_equal
-from course_utils.models.encoder import Attention, Encoder, EncoderLayer
+from course_utils.models.decoder import Decoder
+from course_utils.models.encoder import Attention, EncoderLayer
+from course_utils.models.layers import Layers
 from course_utils.models.text import TextModel
 from course_utils.models.vit import ViT
 from course_utils.tensor.collectives_with_gradient import Group, all_gather, shard
@@ -31,11 +33,13 @@ from course_utils.tensor.layers import (
     draw_own_numbers,
     generator_of,
     shards_of,
+    sum_gradients,
 )
-from course_utils.tensor.sequence import GatheringAgainLinear, SequenceParallelEncoder
-from course_utils.tensor.vocabulary import VocabularyParallelEmbedding
+from course_utils.tensor.sequence import GatheringAgainLinear, SequenceParallelLayers
+from course_utils.tensor.vocabulary import VocabularyParallelEmbedding, VocabularyParallelHead
 
-How = Literal["column", "row", "vocabulary"]
+# "heads": not cut, but used on this rank's heads alone, so that its gradient is summed over the ranks.
+How = Literal["column", "row", "vocabulary", "heads"]
 Plan = tuple[tuple[str, How], ...]  # the end of a layer's name, and how it is cut
 
 ENCODER: Plan = (
@@ -46,9 +50,23 @@ ENCODER: Plan = (
     ("mlp.fc1", "column"),
     ("mlp.fc2", "row"),
 )
+DECODER: Plan = (
+    ("word_embedding", "vocabulary"),
+    ("attention.q_proj", "column"),
+    ("attention.k_proj", "column"),
+    ("attention.v_proj", "column"),
+    ("attention.q_norm", "heads"),
+    ("attention.k_norm", "heads"),
+    ("attention.out_proj", "row"),
+    ("mlp.gate", "column"),
+    ("mlp.up", "column"),
+    ("mlp.down", "row"),
+    ("head", "vocabulary"),
+)
 PLANS: dict[type[nn.Module], Plan] = {
     ViT: ENCODER,
     TextModel: (("word_embedding", "vocabulary"), *ENCODER),
+    Decoder: DECODER,
     EncoderLayer: ENCODER,  # whatever else is made of them
 }
 
@@ -75,7 +93,7 @@ def tensor_parallel(
         plan: by default that of :data:`PLANS` for the model, or for what it holds. A module that holds column-parallel
             layers, such as ``attention``, is a block: its input is copied to the ranks once for all of them, and must
             be its first argument. Dropout inside a block drops different numbers on each rank only in ``Attention``.
-        sequence_parallel: whether the norm regions are shared out too, by tokens; needs the whole ``Encoder``.
+        sequence_parallel: whether the norm regions are shared out too, by tokens; needs the model's ``Layers``.
         gather_again: whether attention and MLP throw all tokens away after forward and gather them a second time in
             backward: then all that a layer keeps is divided by ``t``, for two more all-gathers a layer.
 
@@ -88,24 +106,35 @@ def tensor_parallel(
     with torch.no_grad():
         model = copy.deepcopy(model)
         make_equal(model, group)
+        cut: dict[nn.Parameter, nn.Parameter] = {}  # what is tied in the whole model stays tied
         for name, how in cuts.items():
             whole: Any = model.get_submodule(name)
-            if how == "vocabulary":
-                model.set_submodule(name, VocabularyParallelEmbedding(whole, group))
-            elif how == "row":
-                model.set_submodule(name, RowParallelLinear(whole, group, by_tokens=sequence_parallel))
-            elif sequence_parallel and gather_again:
-                model.set_submodule(name, GatheringAgainLinear(whole, group))
-            else:
-                model.set_submodule(name, ColumnParallelLinear(whole, group))
+            if how == "heads":
+                if not sequence_parallel:  # which sums all that is whole
+                    sum_gradients(whole, group)
+                continue
+            part = _part(whole, how, group, sequence_parallel, gather_again)
+            part.weight = cut.setdefault(whole.weight, part.weight)
+            model.set_submodule(name, part)
         for block in blocks_of(model):
             if isinstance(block, Attention):
                 draw_own_numbers(block, "dropout", group)
             if not sequence_parallel:
                 copy_input(block, group)
-        for name, encoder in _encoders(model).items() if sequence_parallel else ():
-            model.set_submodule(name, SequenceParallelEncoder(encoder, group))
+        for name, row in _rows(model).items() if sequence_parallel else ():
+            model.set_submodule(name, SequenceParallelLayers(row, group))
     return model
+
+
+def _part(whole: Any, how: How, group: Group, sequence_parallel: bool, gather_again: bool) -> Any:
+    """This rank's part of a layer, in the layer's place."""
+    if how == "vocabulary" and isinstance(whole, nn.Linear):
+        return VocabularyParallelHead(whole, group)
+    if how == "vocabulary":
+        return VocabularyParallelEmbedding(whole, group)
+    if how == "row":
+        return RowParallelLinear(whole, group, by_tokens=sequence_parallel)
+    return (GatheringAgainLinear if sequence_parallel and gather_again else ColumnParallelLinear)(whole, group)
 
 
 def full_state_dict(model: nn.Module, group: Group = None) -> dict[str, Tensor]:
@@ -123,8 +152,8 @@ def shard_state_dict(model: nn.Module, whole: Mapping[str, Tensor], group: Group
     return {key: shard(value, group, shards[key].dim) if key in shards else value for key, value in whole.items()}
 
 
-def _encoders(model: nn.Module) -> dict[str, Encoder]:
-    return {name: module for name, module in model.named_modules() if type(module) is Encoder and name}
+def _rows(model: nn.Module) -> dict[str, Layers]:
+    return {name: module for name, module in model.named_modules() if isinstance(module, Layers) and name}
 
 
 def _check(model: nn.Module, group: Group, plan: Plan | None, sequence_parallel: bool) -> dict[str, How]:
@@ -139,16 +168,16 @@ def _check(model: nn.Module, group: Group, plan: Plan | None, sequence_parallel:
     cuts = _layers_to_cut(model, plan)
     for name, how in cuts.items():
         layer = model.get_submodule(name)
-        kind = nn.Embedding if how == "vocabulary" else nn.Linear
-        if type(layer) is not kind:
+        kinds = {"vocabulary": (nn.Embedding, nn.Linear), "heads": (type(layer),)}.get(how, (nn.Linear,))
+        if type(layer) not in kinds:
             raise ValueError(
-                f"{name} is a {type(layer).__name__} where the plan wants a {kind.__name__}: give a model that is "
+                f"{name} is a {type(layer).__name__} where the plan wants a {kinds[0].__name__}: give a model that is "
                 "still whole, or a plan that fits it"
             )
-        if isinstance(layer, nn.Linear):
+        if isinstance(layer, nn.Linear) and how in ("column", "row"):
             _check_divides(model, name, layer.out_features if how == "column" else layer.in_features, ranks)
-            if sequence_parallel and not name.startswith(tuple(f"{encoder}." for encoder in _encoders(model))):
-                raise ValueError(f"sequence_parallel shares out the tokens of an Encoder, and {name} stands in none")
+            if sequence_parallel and not name.startswith(tuple(f"{row}." for row in _rows(model))):
+                raise ValueError(f"sequence_parallel shares out the tokens of `Layers`, and {name} stands in none")
     _check_random(model, group)
     return cuts
 

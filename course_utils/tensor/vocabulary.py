@@ -12,7 +12,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.tensor.collectives_with_gradient import Group, copy_to_ranks, sum_over_ranks
+from course_utils.tensor.collectives_with_gradient import Group, copy_to_ranks, gather, sum_over_ranks
 from course_utils.tensor.layers import Shard, shard_parameter
 
 
@@ -44,6 +44,27 @@ class VocabularyParallelEmbedding(nn.Module):
     def logits(self, x: Tensor) -> Tensor:
         """How well each of this rank's words fits, by the embedding's own rows: ``[..., D]`` to ``[..., V/t]``."""
         return F.linear(copy_to_ranks(x, self.group), self.weight)
+
+
+class VocabularyParallelHead(nn.Module):
+    """``1/t`` of the words of a head, a ``Linear``: the whole input ``[..., D]`` to the logits of all words, or of this
+    rank's.
+
+    Attributes:
+        gather_logits: whether all ranks get the logits of all words, ``[..., V]``, as the whole head returns them; if
+            not, ``[..., V/t]``, for :func:`vocabulary_parallel_cross_entropy`.
+    """
+
+    def __init__(self, whole: nn.Linear, group: Group = None, gather_logits: bool = True) -> None:
+        super().__init__()
+        self.group, self.words, self.gather_logits = group, whole.out_features, gather_logits
+        self.shards = dict.fromkeys(("weight", "bias"), Shard(0, whole.out_features))
+        self.weight = shard_parameter(whole.weight, 0, group)  # [V/t, D]
+        self.bias = None if whole.bias is None else shard_parameter(whole.bias, 0, group)  # [V/t]
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = F.linear(copy_to_ranks(x, self.group), self.weight, self.bias)
+        return gather(logits, self.words, self.group, dim=-1) if self.gather_logits else logits
 
 
 def vocabulary_parallel_cross_entropy(
