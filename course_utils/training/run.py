@@ -80,6 +80,7 @@ class Task:
         loss_fn: of training.
         validation, test: make the batches of this process for :func:`~course_utils.training.loop.evaluate`.
         trained: ``model -> what a checkpoint holds of it``; by default the whole model.
+        choose: whether the best epoch is that of the highest validation accuracy or of the lowest validation loss.
         judged: ``model -> what is evaluated``, such as the mean over an image and its mirror image.
         stages: first epochs of later stages, each with an optimizer of its own.
         sizes: parameters that train, and all; by default counted.
@@ -101,6 +102,7 @@ class Task:
     validation: Callable[[], Iterable[Batch]] | None = None
     test: Callable[[], Iterable[Batch]] | None = None
     trained: Callable[[nn.Module], nn.Module] = lambda model: model
+    choose: Literal["accuracy", "loss"] = "accuracy"
     judged: Callable[[nn.Module], nn.Module] = lambda model: model
     stages: tuple[int, ...] = ()
     sizes: tuple[int, int] | None = None
@@ -120,7 +122,7 @@ class RunResult:
         steps: done so far; fewer than planned if the run was ``stopped`` by a signal, or by its patience.
         losses: of each step, the mean over the targets of all processes.
         epochs: of each epoch: loss, rate at its end, seconds, speed, and what validation found.
-        best_epoch: counted from 1, the first of the best validation accuracies; None without validation.
+        best_epoch: counted from 1, the first of the best by validation; None without validation.
         validation: after that epoch.
         test: at the end, of the best epoch's weights, or without validation of the last; None if the run was stopped.
         trainable, total: numbers of parameters.
@@ -206,7 +208,7 @@ class _Run:
     def finished(self) -> bool:
         """All epochs are done, or so many of them brought nothing that the patience is over."""
         done, patience = len(self.epochs), self.config.patience
-        waited = done - (best_epoch(self.epochs) or done)
+        waited = done - (best_epoch(self.epochs, self.task.choose) or done)
         return done >= self.config.epochs or (patience is not None and waited >= patience)
 
     def train_epoch(self, stop: Stop) -> bool:
@@ -290,7 +292,7 @@ class _Run:
             self.validated = found.samples
             row |= {"validation_loss": found.loss, "validation_accuracy": found.accuracy}
         self.epochs.append(row)
-        if self.task.validation is not None and best_epoch(self.epochs) == epoch + 1:
+        if self.task.validation is not None and best_epoch(self.epochs, self.task.choose) == epoch + 1:
             kept = self.task.model if self.averaged is None else self.averaged.module
             weights = self.task.trained(kept).state_dict()
             self.best = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
@@ -305,7 +307,7 @@ class _Run:
 
     def result(self, stopped: bool) -> RunResult:
         """Go back to the best epoch, look at the test data once, and report."""
-        chosen, validation, test = best_epoch(self.epochs), None, None
+        chosen, validation, test = best_epoch(self.epochs, self.task.choose), None, None
         if self.best is not None and not stopped:
             self.task.trained(self.task.model).load_state_dict(dict(self.best))
         if self.task.test is not None and not stopped:
@@ -415,10 +417,11 @@ class _Run:
             log.info(words, *values)
 
 
-def best_epoch(epochs: list[dict[str, float]]) -> int | None:
-    """Counted from 1: the epoch of the best validation accuracy; of several, the first. None without validation."""
-    accuracies = [row["validation_accuracy"] for row in epochs if "validation_accuracy" in row]
-    return accuracies.index(max(accuracies)) + 1 if accuracies else None
+def best_epoch(epochs: list[dict[str, float]], choose: Literal["accuracy", "loss"] = "accuracy") -> int | None:
+    """Counted from 1: the epoch of the best validation; of several, the first. None without validation."""
+    sign = 1 if choose == "accuracy" else -1
+    found = [sign * row[f"validation_{choose}"] for row in epochs if f"validation_{choose}" in row]
+    return found.index(max(found)) + 1 if found else None
 
 
 def _tensorboard(config: RunSettings) -> Any:
