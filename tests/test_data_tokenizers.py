@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from course_utils.data.bpe import WORDS, BytePairs
-from course_utils.data.tokenizer import Characters, from_content, load, save
+from course_utils.data.tokenizer import Characters
+from course_utils.data.tokenizer_files import from_content, load, save
 from course_utils.data.verses import load_corpus
 
 ENGLISH = "the cat sat on the mat, the hat is_on the cat's head; 12 cats  sat\n\nthat is that: 3.14"

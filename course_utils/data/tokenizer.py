@@ -1,18 +1,15 @@
-"""Text to token ids and back: one interface, two tokenizers, each saved as JSON.
+"""Text to token ids and back: one interface, two tokenizers.
 
 :class:`Characters` has an id for each character; :class:`course_utils.data.bpe.BytePairs` for pieces that it learned.
+:mod:`course_utils.data.tokenizer_files` keeps them as JSON.
 The last id, :attr:`Tokenizer.end`, is the end of a text and stands for no character: as a model's input it opens a
 document, as its target it closes one.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, Self
-
-from course_utils.files import atomic_write
 
 
 class Tokenizer(Protocol):
@@ -33,7 +30,7 @@ class Tokenizer(Protocol):
         """The text of ids; :attr:`end` gives nothing. Raises ``ValueError`` for what is no id."""
 
     def content(self) -> dict[str, Any]:
-        """All that it is, as JSON can hold it; :func:`from_content` makes it again."""
+        """All that it is, as JSON can hold it."""
 
 
 class Characters:
@@ -90,34 +87,3 @@ def known(ids: Iterable[int], tokenizer: Tokenizer) -> list[int]:
     if wrong := [number for number in ids if not 0 <= number < tokenizer.vocab_size]:
         raise ValueError(f"{wrong[0]} is no token id: expected 0 to {tokenizer.vocab_size - 1}")
     return ids
-
-
-def from_content(content: Mapping[str, Any]) -> Tokenizer:
-    """The tokenizer of what its ``content()`` gave. Raises ``ValueError`` for anything else."""
-    from course_utils.data.bpe import BytePairs  # which imports this module
-
-    kinds: dict[str, Any] = {"characters": Characters, "bpe": BytePairs}
-    if (kind := content.get("kind")) not in kinds:
-        raise ValueError(f"{kind!r} is no kind of tokenizer: expected one of {', '.join(kinds)}")
-    tokenizer: Tokenizer = kinds[kind].of(content)
-    return tokenizer
-
-
-def save(tokenizer: Tokenizer, path: str | Path) -> None:
-    """Write a tokenizer as JSON."""
-    with atomic_write(path, "w") as file:
-        json.dump(tokenizer.content(), file, ensure_ascii=False)
-
-
-def load(path: str | Path) -> Tokenizer:
-    """Read what :func:`save` wrote.
-
-    Raises:
-        FileNotFoundError: there is no such file.  ValueError: it holds no tokenizer.
-    """
-    if not (path := Path(path)).is_file():
-        raise FileNotFoundError(f"there is no tokenizer {path}: check the path")
-    try:
-        return from_content(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise ValueError(f"{path} holds no tokenizer of this course ({error}): give a file that save wrote") from None
