@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from course_utils.language.train import train
 from course_utils.launch import Process, launch
 from course_utils.training import run as running
 from course_utils.training.run import RunResult
+from tools import make_language
 
 SIZES: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "kv_heads": 1, "mlp_width": 32, "length": 32}
 
@@ -221,6 +224,24 @@ def test_the_embedded_form_holds_a_model_in_half_the_bytes(
     monkeypatch.setattr(models, "MODEL", tmp_path / "none.safetensors")
     with pytest.raises(FileNotFoundError, match="none"):
         open_run("embedded")
+
+
+def test_the_best_seed_is_written_with_its_card(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(make_language, "CHOICES", {**SIZES, "text": str(folder / "rhymes.txt"), "processes": 1})
+    monkeypatch.setattr(make_language, "SAMPLES", 5)
+    monkeypatch.setattr("sys.argv", ["make", "--epochs", "1", "--seeds", "0", "1", "--to", str(tmp_path)])
+    make_language.main()
+    found = {int(seed): float(nats) for seed, nats in re.findall(r"seed (\d): ([\d.]+) nats", capsys.readouterr().out)}
+    monkeypatch.setattr(models, "MODEL", tmp_path / "tang.safetensors")
+    config, built = open_run("embedded")
+    assert config.seed == min(found, key=found.__getitem__)
+    texts = load_texts(config)
+    assert evaluate(built, texts.validation).nats == pytest.approx(min(found.values()), abs=1e-2)  # 16 bits
+    page = (tmp_path / "tang.md").read_text()
+    assert hashlib.sha256((tmp_path / "tang.safetensors").read_bytes()).hexdigest() in page
+    assert f"{evaluate(built, texts.test).nats:.3f}" in page
 
 
 @pytest.mark.parametrize(

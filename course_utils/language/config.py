@@ -39,7 +39,7 @@ class Config(RunSettings):
     mlp_width: int = Field(512, ge=1, description="hidden numbers of the gated MLPs")
     dropout: float = Field(0.1, ge=0, lt=1, description="share of what each part puts out that is dropped")
 
-    epochs: int = Field(6, ge=1, description="passes over the training texts, at most")
+    epochs: int = Field(2, ge=1, description="passes over the training texts, at most")
     batch_size: int = Field(32, ge=1, description="rows of one batch, of all processes together")
     optimizer: Literal["muon", "adamw"] = Field("muon", description="of the layers' matrices; AdamW takes the rest")
     lr: float = Field(3e-3, gt=0, description="largest learning rate")
