@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from course_utils.bench import __main__ as door
-from course_utils.bench import vit
+from course_utils.bench import decoder, vit
 from course_utils.bench.runner import Result, Run, compare, interleave
 from course_utils.models import ViTConfig
 
@@ -104,3 +105,12 @@ def test_vit_benchmark_refuses_to_compare_different_computations(spoil: str, mon
     monkeypatch.setattr(vit, "contestants", spoiled)
     with pytest.raises(AssertionError, match="not the same computation"):
         vit.measure(TINY, threads=torch.get_num_threads(), repetitions=1, name="tiny", goal=1.0)
+
+
+def test_decoder_benchmark_runs_on_equal_models() -> None:
+    config = replace(
+        decoder.CONFIG, vocab_size=50, width=32, depth=2, heads=4, head_width=8, mlp_width=48, max_length=9
+    )
+    results = decoder.measure(config, 1, False, 1, texts=2)
+    assert [result.name for result in results] == ["decoder_forward_1_thread", "decoder_training_step_1_thread"]
+    assert all(result.details["best_reference"] == "transformers" for result in results)

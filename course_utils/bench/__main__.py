@@ -18,6 +18,7 @@ BENCHMARKS = (
     "adapter",
     "allreduce",
     "ddp",
+    "decoder",
     "lora",
     "pipeline",
     "prefix",
