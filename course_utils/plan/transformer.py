@@ -1,4 +1,4 @@
-"""A GPT-like decoder on paper: its parameters, the FLOPs of a training step, and the share of the peak it reaches.
+"""Decoders that people train, on paper: sizes, the FLOPs of a training step, and the share of the peak it reaches.
 
 ``s`` tokens a sequence, ``B`` sequences a step, ``l`` layers, ``h`` width, ``V`` vocabulary. Matrix products only, two
 FLOPs to a multiply-accumulate. Scores are counted for all pairs of tokens, as the papers do, also where a kernel skips
@@ -6,75 +6,22 @@ the half that a causal mask hides.
 
 Sources: Narayanan et al. 2021, arXiv:2104.04473, appendix (FLOPs with full recomputation); Korthikanti et al. 2022,
 arXiv:2205.05198, appendix A (without); Kaplan et al. 2020, arXiv:2001.08361 (6 N per token); Chowdhery et al. 2022,
-arXiv:2204.02311, appendix B (model FLOPs utilisation).
+arXiv:2204.02311, appendix B (model FLOPs utilisation). Sizes: Grattafiori et al. 2024, arXiv:2407.21783, Table 3 (Llama
+3); Yang et al. 2025, arXiv:2505.09388, Tables 1 and 2 (Qwen3); Jiang et al. 2023, arXiv:2310.06825 (Mistral); Jiang et
+al. 2024, arXiv:2401.04088 (Mixtral); DeepSeek-AI 2024, arXiv:2412.19437, section 4.2; the rest from each model's
+published config.json. ``length`` is that of most of the pre-training.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-from course_utils.plan.flops import FLOPS_PER_MAC, layer_macs, linear_macs
+from course_utils.plan.decoder import Decoder
+from course_utils.plan.flops import FLOPS_PER_MAC, linear_macs
+from course_utils.plan.layer import Experts, Latent, Layer
 
 Recompute = Literal["none", "selective", "full"]
 RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Decoder:
-    """The sizes of a GPT-like model: pre-norm layers with biases, an MLP of four times the width.
-
-    Args:
-        vocab: rows of the token table as trained, so with the rows that pad it.
-        length: tokens of a sequence, ``s``; with ``positions="learned"`` also the rows of the position table.
-        positions: ``"learned"`` (GPT) or ``"alibi"`` (BLOOM), which has no parameters.
-        embedding_norm: whether a LayerNorm follows the embedding (BLOOM).
-        tied: whether the head shares the token table.
-
-    Raises:
-        ValueError: for a width that does not divide into the heads, or a size below 1.
-    """
-
-    name: str
-    layers: int
-    width: int
-    heads: int
-    vocab: int
-    length: int
-    positions: Literal["learned", "alibi"] = "learned"
-    embedding_norm: bool = False
-    tied: bool = True
-
-    def __post_init__(self) -> None:
-        for field in ("layers", "width", "heads", "vocab", "length"):
-            if (value := getattr(self, field)) < 1:
-                raise ValueError(f"{field} {value!r} of {self.name} is no count: choose a whole number of at least 1")
-        if self.width % self.heads:
-            raise ValueError(
-                f"width {self.width} of {self.name} cannot be split over {self.heads} heads: choose a multiple"
-            )
-
-    @property
-    def layer_parameters(self) -> int:
-        """12 h^2 + 13 h: attention 4 h^2 + 4 h, MLP 8 h^2 + 5 h, two norms 4 h."""
-        return 12 * self.width**2 + 13 * self.width
-
-    @property
-    def embedding_parameters(self) -> int:
-        """Token table, position table, norm behind them: what the first pipeline stage holds besides layers."""
-        rows = self.vocab + (self.length if self.positions == "learned" else 0)
-        return (rows + 2 * self.embedding_norm) * self.width
-
-    @property
-    def head_parameters(self) -> int:
-        """The last norm, and the head if it has a table of its own."""
-        return (2 + (0 if self.tied else self.vocab)) * self.width
-
-    @property
-    def parameters(self) -> int:
-        """``N``, all of them; BLOOM-176B has 176,247,271,424."""
-        return self.layers * self.layer_parameters + self.embedding_parameters + self.head_parameters
-
 
 GPT2_SMALL = Decoder(name="GPT-2 small", layers=12, width=768, heads=12, vocab=50257, length=1024)
 GPT2_XL = Decoder(name="GPT-2 XL", layers=48, width=1600, heads=25, vocab=50257, length=1024)
@@ -84,22 +31,66 @@ BLOOM = Decoder(
     name="BLOOM", layers=70, width=14336, heads=112, vocab=250880, length=2048, positions="alibi", embedding_norm=True
 )
 MT_NLG = Decoder(name="MT-NLG", layers=105, width=20480, heads=128, vocab=51200, length=2048)
-DECODERS = (GPT2_SMALL, GPT2_XL, GPT3_6B, GPT3, BLOOM, MT_NLG)
+
+_LLAMA: dict[str, Any] = {"positions": "rotary", "gated": True, "norm": "rms", "biases": "none", "tied": False}
+_LLAMA_3 = _LLAMA | {"kv_heads": 8, "vocab": 128256, "length": 8192}
+_QWEN_3 = _LLAMA | {"qk_norm": True, "head_width": 128, "vocab": 151936, "length": 4096}
+
+LLAMA_1B = Decoder(name="Llama 3.2 1B", layers=16, width=2048, heads=32, mlp_width=8192, **_LLAMA_3 | {"tied": True})
+LLAMA_8B = Decoder(name="Llama 3.1 8B", layers=32, width=4096, heads=32, mlp_width=14336, **_LLAMA_3)
+LLAMA_70B = Decoder(name="Llama 3.1 70B", layers=80, width=8192, heads=64, mlp_width=28672, **_LLAMA_3)
+LLAMA_405B = Decoder(name="Llama 3.1 405B", layers=126, width=16384, heads=128, mlp_width=53248, **_LLAMA_3)
+QWEN3_06B = Decoder(
+    name="Qwen3 0.6B", layers=28, width=1024, heads=16, kv_heads=8, mlp_width=3072, **_QWEN_3 | {"tied": True}
+)
+QWEN3_8B = Decoder(name="Qwen3 8B", layers=36, width=4096, heads=32, kv_heads=8, mlp_width=12288, **_QWEN_3)
+QWEN3_235B = Decoder(
+    name="Qwen3 235B-A22B", layers=94, width=4096, heads=64, kv_heads=4, experts=Experts(128, 8, 1536), **_QWEN_3
+)
+MISTRAL_7B = Decoder(
+    name="Mistral 7B", layers=32, width=4096, heads=32, kv_heads=8, mlp_width=14336, vocab=32000, length=8192, **_LLAMA
+)
+MIXTRAL = Decoder(
+    name="Mixtral 8x7B", layers=32, width=4096, heads=32, kv_heads=8, experts=Experts(8, 2, 14336), vocab=32000,
+    length=32768, **_LLAMA,
+)  # fmt: skip
+DEEPSEEK_V3 = Decoder(
+    name="DeepSeek-V3", layers=61, width=7168, heads=128, mlp_width=18432, vocab=129280, length=4096, **_LLAMA,
+    experts=Experts(number=256, active=8, width=2048, shared=1, dense_layers=3, correction=True),
+    latent=Latent(query_rank=1536, key_value_rank=512, rotary=64, plain=128, value=128),
+)  # fmt: skip
+DECODERS = (
+    *(GPT2_SMALL, GPT2_XL, GPT3_6B, GPT3, BLOOM, MT_NLG),
+    *(LLAMA_1B, LLAMA_8B, LLAMA_70B, LLAMA_405B, QWEN3_06B, QWEN3_8B, QWEN3_235B, MISTRAL_7B, MIXTRAL, DEEPSEEK_V3),
+)
+
+
+def layer_flops(model: Decoder, layer: Layer, queries: int, keys: int) -> dict[str, int]:
+    """FLOPs of one layer forward, by part, for so many tokens of which each looks at ``keys`` tokens."""
+    macs = dict.fromkeys(("qkv", "scores", "out", "mlp"), 0)
+    for matrix in layer.matrices:
+        found = matrix.active * linear_macs(queries, matrix.inputs, matrix.outputs)
+        macs[matrix.part] = macs.get(matrix.part, 0) + found
+    macs["scores"] = queries * keys * model.heads * (layer.key + layer.value)
+    return {part: FLOPS_PER_MAC * count for part, count in macs.items()}
 
 
 def forward_flops(model: Decoder, sequences: int = 1, length: int | None = None) -> dict[str, int]:
-    """FLOPs of a forward pass, by part: qkv, scores, out, mlp (all layers together) and head.
+    """FLOPs of a forward pass, by part: qkv, scores, out, mlp, router (all layers together) and head.
 
-    Their sum is B (l (24 s h^2 + 4 s^2 h) + 2 s h V).
+    For GPT their sum is B (l (24 s h^2 + 4 s^2 h) + 2 s h V).
     """
     s = length or model.length
-    layer = layer_macs(s, model.width, 4 * model.width)
-    parts = {part: sequences * model.layers * FLOPS_PER_MAC * macs for part, macs in layer.items()}
+    parts: dict[str, int] = {}
+    for first, last in ((0, model.dense_layers), (model.dense_layers, model.layers)):
+        if first < last:
+            for part, flops in layer_flops(model, model.layer(first), s, s).items():
+                parts[part] = parts.get(part, 0) + sequences * (last - first) * flops
     return parts | {"head": sequences * FLOPS_PER_MAC * linear_macs(s, model.width, model.vocab)}
 
 
 def step_flops(model: Decoder, sequences: int, recompute: Recompute = "none", length: int | None = None) -> int:
-    """FLOPs of a training step: forward, backward at twice that, and what is computed a second time.
+    """FLOPs of a training step: forward, backward at twice that, and what is computed a second time. For GPT:
 
     ``"none"``: 72 B s l h^2 (1 + s/6h + V/12lh), the *model* FLOPs, which utilisation is measured by.
     ``"selective"``: the scores again, 4 B l s^2 h more.
