@@ -17,8 +17,9 @@ from course_utils.launch import launch
 from course_utils.measure import Ledger
 from course_utils.measure.communication import Link
 from course_utils.models.encoder import Encoder, EncoderConfig
+from course_utils.plan.machines import A100, H100
 from course_utils.plan.memory import FP32_ADAM, MASTER_ADAM_FP32_GRADIENTS
-from course_utils.plan.planner import A100, H100, Plan, gpu_memory
+from course_utils.plan.planner import Plan, gpu_memory
 from course_utils.plan.transformer import BLOOM, GPT2_XL, GPT3, MT_NLG, Decoder
 from course_utils.zero import zero
 

@@ -11,7 +11,8 @@ from course_utils.figures.style import PALETTE
 from course_utils.hybrid.axes import AXES
 from course_utils.hybrid.cost import Cluster, traffic
 from course_utils.pipeline.stages import stage_layers
-from course_utils.plan.planner import Plan, rank_parameters
+from course_utils.plan.plan import Plan
+from course_utils.plan.planner import rank_parameters
 
 
 def answers(plans: Iterable[Plan], cluster: Cluster, **sizes: Sequence[int]) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from course_utils.measure.communication import Link, ring_all_reduce_time
 from course_utils.pipeline.stages import stage_layers
 from course_utils.plan.memory import FP32_ADAM, ModelStates
-from course_utils.plan.planner import Memory, Plan, rank_parameters
+from course_utils.plan.plan import Plan
+from course_utils.plan.planner import Memory, rank_parameters
 from course_utils.tensor.cost import layer_all_reduces, layer_bytes
 from course_utils.zero import cost as zero
 

@@ -16,7 +16,9 @@ from course_utils.hybrid.axes import AXES, outermost_first
 from course_utils.hybrid.grid import Grid, factorisations
 from course_utils.measure.communication import Link
 from course_utils.pipeline.stages import stage_layers
-from course_utils.plan.planner import A100, GPU, Memory, Plan, gpu_memory
+from course_utils.plan.machines import A100, GPU
+from course_utils.plan.plan import Plan
+from course_utils.plan.planner import Memory, gpu_memory
 from course_utils.plan.transformer import step_flops
 
 DAY = 86_400

@@ -211,9 +211,16 @@ def bubble_fraction(ranks: int, micro_batches: int, chunks: int = 1) -> float:
     return overhead / (1 + overhead)
 
 
-def peak_live_1f1b(ranks: int, micro_batches: int) -> list[int]:
-    """Micro-batches whose activations each rank of 1F1B holds at most: min(m, p - r). GPipe holds m everywhere."""
-    return [min(micro_batches, ranks - rank) for rank in range(ranks)]
+def peak_live_1f1b(ranks: int, micro_batches: int, chunks: int = 1) -> list[int]:
+    """Activations of a stage that each rank of 1F1B holds at most: min(m, p - r). GPipe holds m everywhere.
+
+    With v chunks a rank runs further ahead: it holds min(v m, (v-1) g + 2 (p-1-r) + 1) stages' activations, each of
+    which is v times smaller, with g = min(p, m).
+    """
+    if chunks == 1:
+        return [min(micro_batches, ranks - rank) for rank in range(ranks)]
+    ahead = (chunks - 1) * min(ranks, micro_batches)
+    return [min(chunks * micro_batches, ahead + 2 * (ranks - 1 - rank) + 1) for rank in range(ranks)]
 
 
 def boundary_bytes(ranks: int, micro_batches: int, message_bytes: float, chunks: int = 1) -> list[float]:

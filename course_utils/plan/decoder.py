@@ -136,6 +136,12 @@ class Decoder:
         return self._kinds[range(self.layers)[number] >= self.dense_layers]
 
     @property
+    def kinds(self) -> list[tuple[Layer, int]]:
+        """What the layers are made of, and how many are of each kind."""
+        dense, usual = self._kinds
+        return [(kind, n) for kind, n in ((dense, self.dense_layers), (usual, self.layers - self.dense_layers)) if n]
+
+    @property
     def norm_numbers(self) -> int:
         """Parameters of a norm for each number of its width."""
         return 2 if self.norm == "layer" else 1
@@ -167,6 +173,5 @@ class Decoder:
         return self._parameters(active=True)
 
     def _parameters(self, *, active: bool = False) -> int:
-        dense, usual = (kind.parameters(self.norm_numbers, active=active) for kind in self._kinds)
-        layers = self.dense_layers * dense + (self.layers - self.dense_layers) * usual
+        layers = sum(count * kind.parameters(self.norm_numbers, active=active) for kind, count in self.kinds)
         return layers + self.embedding_parameters + self.head_parameters

@@ -14,21 +14,33 @@ from course_utils.models.encoder import EncoderConfig
 
 @dataclass(frozen=True)
 class ModelStates:
-    """Bytes per parameter, by what they hold. Activations are not model state and are not counted here."""
+    """Bytes per parameter, by what they hold. Activations are not model state and are not counted here.
+
+    Args:
+        number: bytes of an activation.
+        gathered: bytes of a weight that ZeRO-3 gathers, by default as many as of one that it holds.
+    """
 
     name: str
     weights: int
     gradients: int
     master_weights: int
-    moments: int
+    moments: float
     gradient_sum: int = 0
+    number: int = 2
+    gathered: int | None = None
 
     @property
-    def total(self) -> int:
+    def unit(self) -> int:
+        """Bytes of a gathered weight."""
+        return self.weights if self.gathered is None else self.gathered
+
+    @property
+    def total(self) -> float:
         return self.weights + self.gradients + self.master_weights + self.moments + self.gradient_sum
 
 
-FP32_ADAM = ModelStates("FP32", weights=4, gradients=4, master_weights=0, moments=8)
+FP32_ADAM = ModelStates("FP32", weights=4, gradients=4, master_weights=0, moments=8, number=4)
 AUTOCAST_ADAM = ModelStates("autocast", weights=4, gradients=4, master_weights=0, moments=8)
 MASTER_ADAM = ModelStates("16-bit, master copy", weights=2, gradients=2, master_weights=4, moments=8)
 MASTER_ADAM_FP32_GRADIENTS = ModelStates(
@@ -43,6 +55,16 @@ MASTER_ADAM_GRADIENT_SUM = ModelStates(
     gradient_sum=4,
 )
 PURE_BF16_ADAM = ModelStates("pure BF16", weights=2, gradients=2, master_weights=0, moments=4)
+# FSDP2's mixed precision: each rank's shard is FP32, and the layers at work are gathered in 16 bits.
+FSDP_ADAM = ModelStates("FP32 shards, 16-bit layers", weights=4, gradients=4, master_weights=0, moments=8, gathered=2)
+# DeepSeek-V3 (arXiv:2412.19437, section 3.3): moments in 16 bits, gradients and master weights in 32.
+BF16_MOMENTS_ADAM = ModelStates(
+    "16-bit, master copy, BF16 moments", weights=2, gradients=4, master_weights=4, moments=4
+)
+# Two moments of a byte, and an FP32 scale for each block of 256 (Dettmers et al. 2021, arXiv:2110.02861; bitsandbytes).
+EIGHT_BIT_ADAM = ModelStates(
+    "16-bit, master copy, 8-bit moments", weights=2, gradients=2, master_weights=4, moments=2 * (1 + 4 / 256)
+)
 
 MODEL_STATES = (
     FP32_ADAM,
@@ -52,6 +74,7 @@ MODEL_STATES = (
     MASTER_ADAM_GRADIENT_SUM,
     PURE_BF16_ADAM,
 )
+FURTHER_STATES = (FSDP_ADAM, BF16_MOMENTS_ADAM, EIGHT_BIT_ADAM)
 
 
 def encoder_layer_activations(config: EncoderConfig, tokens: int, *, autocast: bool = False) -> int:

@@ -14,14 +14,15 @@ published config.json. ``length`` is that of most of the pre-training.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal
 
 from course_utils.plan.decoder import Decoder
 from course_utils.plan.flops import FLOPS_PER_MAC, linear_macs
 from course_utils.plan.layer import Experts, Latent, Layer
 
-Recompute = Literal["none", "selective", "full"]
-RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "full")
+Recompute = Literal["none", "selective", "pointwise", "alternate", "full"]
+RECOMPUTE: tuple[Recompute, ...] = ("none", "selective", "pointwise", "alternate", "full")
 
 GPT2_SMALL = Decoder(name="GPT-2 small", layers=12, width=768, heads=12, vocab=50257, length=1024)
 GPT2_XL = Decoder(name="GPT-2 XL", layers=48, width=1600, heads=25, vocab=50257, length=1024)
@@ -82,25 +83,33 @@ def forward_flops(model: Decoder, sequences: int = 1, length: int | None = None)
     """
     s = length or model.length
     parts: dict[str, int] = {}
-    for first, last in ((0, model.dense_layers), (model.dense_layers, model.layers)):
-        if first < last:
-            for part, flops in layer_flops(model, model.layer(first), s, s).items():
-                parts[part] = parts.get(part, 0) + sequences * (last - first) * flops
+    for layer, count in model.kinds:
+        for part, flops in layer_flops(model, layer, s, s).items():
+            parts[part] = parts.get(part, 0) + sequences * count * flops
     return parts | {"head": sequences * FLOPS_PER_MAC * linear_macs(s, model.width, model.vocab)}
 
 
 def step_flops(model: Decoder, sequences: int, recompute: Recompute = "none", length: int | None = None) -> int:
-    """FLOPs of a training step: forward, backward at twice that, and what is computed a second time. For GPT:
+    """FLOPs of a training step: forward, backward at twice that, and what is computed a second time.
 
-    ``"none"``: 72 B s l h^2 (1 + s/6h + V/12lh), the *model* FLOPs, which utilisation is measured by.
-    ``"selective"``: the scores again, 4 B l s^2 h more.
-    ``"full"``: all layers again, but not the head: 96 B s l h^2 (1 + s/6h + V/16lh).
+    ``"none"``: the *model* FLOPs, which utilisation is measured by; for GPT 72 B s l h^2 (1 + s/6h + V/12lh).
+    ``"selective"``: the scores again, for GPT 4 B l s^2 h more. ``"pointwise"``: no product again.
+    ``"alternate"``: every second matrix product again. ``"full"``: all layers again, but not the head; for GPT
+    96 B s l h^2 (1 + s/6h + V/16lh).
     """
-    parts = forward_flops(model, sequences, length)
+    return 3 * sum(forward_flops(model, sequences, length).values()) + sequences * sum(
+        count * again_flops(model, layer, length or model.length, recompute) for layer, count in model.kinds
+    )
+
+
+def again_flops(model: Decoder, layer: Layer, length: int, recompute: Recompute) -> int:
+    """FLOPs of a layer that backward computes a second time, for one sequence."""
     if recompute not in RECOMPUTE:
         raise ValueError(f"recompute {recompute!r} is unknown: choose {' or '.join(RECOMPUTE)}")
-    again = {"none": 0, "selective": parts["scores"], "full": sum(parts.values()) - parts["head"]}
-    return 3 * sum(parts.values()) + again[recompute]
+    if recompute == "alternate":
+        return sum(layer_flops(model, replace(layer, matrices=layer.matrices[1::2]), length, 0).values())
+    parts = layer_flops(model, layer, length, length)
+    return {"none": 0, "selective": parts["scores"], "pointwise": 0, "full": sum(parts.values())}[recompute]
 
 
 def six_n(parameters: int, tokens: int) -> int:

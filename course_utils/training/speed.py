@@ -8,13 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from course_utils.plan.planner import A100, H100, RTX_4090
+from course_utils.plan import machines
 from course_utils.precision import Precision
 from course_utils.training.loop import LossFunction, autocast
 
 PEAKS = {  # FLOP/s of 16-bit products, dense, by a word of the device's name; from the makers' data sheets
-    **{"H200": H100.peak, "H100 PCIe": 756e12, "H100": H100.peak, "A100": A100.peak},
-    **{"RTX 4090": RTX_4090.peak, "L4": 121e12, "T4": 65e12},
+    "H100 PCIe": 756e12,
+    "A100": machines.A100.peak,
+    **{gpu.name.removesuffix(" 80 GB"): gpu.peak for gpu in reversed(machines.GPUS)},
 }
 
 

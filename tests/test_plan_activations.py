@@ -1,0 +1,134 @@
+"""What a layer of today's decoders keeps: against the closed formulas, against autograd, and a whole step's peak."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+import transformers
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from course_utils.measure import Ledger
+from course_utils.measure.live import LiveMemory
+from course_utils.plan.activations import kept_activations, layer_activations
+from course_utils.plan.decoder import Decoder
+from course_utils.plan.memory import FP32_ADAM
+from course_utils.plan.plan import Plan
+from course_utils.plan.planner import gpu_memory
+from course_utils.plan.transformer import DEEPSEEK_V3, GPT3, LLAMA_8B, LLAMA_70B, MIXTRAL, RECOMPUTE, Recompute
+
+SIZES: dict[str, int] = {
+    "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "intermediate_size": 168, "vocab_size": 512, "max_position_embeddings": 256,
+}  # fmt: skip
+
+
+@given(
+    length=st.integers(1, 50),
+    sequences=st.integers(1, 4),
+    heads=st.sampled_from((4, 8, 12)),
+    tensor=st.sampled_from((1, 2, 4)),
+    sequence_parallel=st.booleans(),
+    recompute=st.sampled_from(("none", "selective", "full")),
+    kernel=st.sampled_from(("written_out", "fused")),
+    dropout=st.booleans(),
+    number=st.sampled_from((2, 4)),
+)
+def test_the_parts_of_gpts_layer_add_up_to_the_closed_formula(
+    length: int, sequences: int, heads: int, **how: Any
+) -> None:
+    model = Decoder(name="gpt", layers=1, width=24, heads=heads, vocab=10, length=length)
+    parts = kept_activations(model, model.layer(), length, sequences, **how)
+    assert parts == pytest.approx(layer_activations(length, sequences, 24, heads, **how))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["Llama", "Qwen3"])
+def test_a_layer_keeps_what_autograd_keeps(family: str, dtype: torch.dtype) -> None:
+    """To the byte: one layer's share, as the difference of three layers and two."""
+    more = {"head_dim": 24} if family == "Qwen3" else {}
+
+    def saved(layers: int) -> int:
+        config = getattr(transformers, f"{family}Config")(
+            **SIZES | {"num_hidden_layers": layers}, **more, attn_implementation="sdpa"
+        )
+        network = transformers.AutoModelForCausalLM.from_config(config).to(dtype)
+        with Ledger(network) as ledger:
+            network.model(torch.zeros(2, 128, dtype=torch.long), use_cache=False)
+        return ledger.saved_peak
+
+    config = getattr(transformers, f"{family}Config")(**SIZES, **more)
+    model = Decoder.from_config(config.to_dict())
+    options: dict[str, Any] = {"kernel": "fused", "dropout": False, "number": dtype.itemsize}
+    ours = kept_activations(model, model.layer(), 128, 2, **options).total
+    normed, rows = (2 * 64, 2) if family == "Llama" else (2 * 64 + 6 * 24, 2 + 6)
+    written_out = 2 * 128 * 4 * (normed + rows)  # these norms are no fused kernel; and their statistics
+    assert saved(3) - saved(2) == ours + written_out
+
+
+def test_a_llama_layer_keeps_41_sbh_and_8_more_where_its_norms_are_written_out() -> None:
+    sbh = 8192 * LLAMA_8B.width
+    rows = 4 * 8192 * LLAMA_8B.heads
+    for policy, factor in {"none": 41, "pointwise": 4 + 5 + 14, "alternate": 2 * (1 + 1 + 0.25 + 1 + 3.5 + 1)}.items():
+        kept = kept_activations(LLAMA_8B, LLAMA_8B.layer(), 8192, 1, recompute=policy, kernel="fused", dropout=False)
+        assert kept.total - rows == pytest.approx(factor * sbh)
+
+
+@pytest.mark.parametrize("model", [LLAMA_70B, MIXTRAL, DEEPSEEK_V3, GPT3], ids=lambda m: m.name)
+def test_tokens_are_divided_by_the_context_axis_and_heads_by_the_tensor_axis(model: Decoder) -> None:
+    def kept(recompute: Recompute = "none", **axes: Any) -> Any:
+        return kept_activations(
+            model, model.layer(), 4096, 1, recompute=recompute, kernel="fused", dropout=False, **axes
+        )
+
+    for recompute in RECOMPUTE:
+        assert kept(recompute, context=4).total == pytest.approx(kept(recompute).total / 4)
+        split = kept(recompute, tensor=8, sequence_parallel=True)
+        assert split.total == pytest.approx(kept(recompute).total / 8)
+    assert kept(tensor=8).norms == kept().norms
+    order = [kept(recompute).total for recompute in ("none", "pointwise", "alternate", "full")]
+    assert order == sorted(order, reverse=True)
+
+
+def test_few_key_value_heads_stand_on_several_ranks() -> None:
+    """Eight heads of keys and values on sixteen ranks: each head on two of them."""
+    on_8, on_16 = (
+        kept_activations(LLAMA_70B, LLAMA_70B.layer(), 1024, 1, tensor=t, kernel="fused", dropout=False).products
+        for t in (8, 16)
+    )
+    keys_values = 2 * 1024 * 2 * 128
+    assert on_8 / 2 < on_16 == (on_8 - keys_values) / 2 + keys_values
+
+
+@pytest.mark.parametrize("vocab", [256, 2048])
+@pytest.mark.parametrize("micro_batches", [2, 3])
+def test_the_planner_says_what_a_step_holds_at_its_peak(vocab: int, micro_batches: int) -> None:
+    """Weights, gradients, moments, activations, logits and their gradients: all tensors that are alive."""
+    config = transformers.LlamaConfig(**SIZES | {"vocab_size": vocab, "hidden_size": 128}, attn_implementation="sdpa")
+    network, plan = transformers.AutoModelForCausalLM.from_config(config), Decoder.from_config(config.to_dict())
+    optimizer = torch.optim.AdamW(network.parameters(), foreach=False)
+    batches = torch.randint(vocab, (micro_batches, 4, 128))
+
+    def step() -> None:
+        for ids in batches:
+            logits = network(ids, use_cache=False).logits
+            loss = F.cross_entropy(logits.flatten(0, 1), ids.flatten())
+            loss.backward()
+            del logits, loss
+        optimizer.step()
+        optimizer.zero_grad()
+
+    step()
+    moments: list[Tensor] = [tensor for state in optimizer.state.values() for tensor in state.values()]
+    with LiveMemory([*network.parameters(), *network.buffers(), *moments]) as live:
+        step()
+    planned = gpu_memory(
+        Plan(model=plan, batch=4 * micro_batches, micro_batch=4, length=128, states=FP32_ADAM, kernel="fused",
+             dropout=False)
+    )  # fmt: skip
+    norms = plan.layers * 4 * 128 * 4 * 2 * 128  # written out
+    assert 0.98 < (planned.total + norms) / live.peak < 1.02
