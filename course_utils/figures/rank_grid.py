@@ -44,4 +44,4 @@ def _stage(plan: Plan, stage: int, axes: list[str]) -> tuple[float, ...]:
     layers = stage_layers(plan.model.layers, plan.pipeline)[stage]
     ends = {"first": stage == 0, "last": stage == plan.pipeline - 1}
     held, bytes_sent = rank_parameters(plan.model, layers, tensor=plan.tensor, **ends), traffic(plan, stage)
-    return layers, held / 1e9, *(bytes_sent[axis] / 1e9 for axis in axes)
+    return layers, held / 1e9, *(bytes_sent.get(axis, 0.0) / 1e9 for axis in axes)

@@ -2,8 +2,10 @@
 
 Grids, meshes, traffic, memory, step times and figures read the table. All take any subset of its axes.
 
-The bytes are exact and are compared with real runs. Sources: Narayanan et al. 2021, arXiv:2104.04473, sections 2 and 3
-(traffic of the axes, placement); Rajbhandari et al. 2020, arXiv:1910.02054 (ZeRO).
+The bytes of the data, pipeline and tensor axes are exact and are compared with real runs. Sources: Narayanan et al.
+2021, arXiv:2104.04473, sections 2 and 3 (traffic of the axes, placement); Rajbhandari et al. 2020, arXiv:1910.02054
+(ZeRO); Liu et al. 2023, arXiv:2310.01889 (keys and values in a ring); Lepikhin et al. 2020, arXiv:2006.16668 (tokens to
+experts).
 """
 
 from __future__ import annotations
@@ -11,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from course_utils.measure.communication import Link, ring_all_reduce_time
-from course_utils.pipeline.stages import stage_layers
+from course_utils.measure.communication import Link, all_gather_bytes, ring_all_reduce_time
 from course_utils.plan.memory import FP32_ADAM, ModelStates
 from course_utils.plan.plan import Plan
-from course_utils.plan.planner import Memory, rank_parameters
+from course_utils.plan.planner import Held, Memory, adapters, held
 from course_utils.tensor.cost import layer_all_reduces, layer_bytes
 from course_utils.zero import cost as zero
 
@@ -34,6 +35,7 @@ class Axis:
         divides: what is divided over its ranks, in words.
         traffic: bytes that one rank of a pipeline stage sends in a step.
         seconds: how long such a rank is busy with messages on a link; by default its bytes alone, at the end.
+        hides: whether libraries send its messages while the rank computes on other things.
         memory: what becomes of a GPU's memory, where :mod:`course_utils.plan.planner` does not know the axis.
     """
 
@@ -46,6 +48,7 @@ class Axis:
     traffic: Callable[[Plan, int], float]
     seconds: Callable[[Plan, int, Link], Seconds] | None = None
     memory: Callable[[Memory, Plan], Memory] | None = None
+    hides: bool = False
 
 
 def data_traffic(
@@ -55,9 +58,12 @@ def data_traffic(
     return sum(zero.sent_per_rank(parameters, ranks, stage, states=states, micro_batches=micro_batches).values())
 
 
-def pipeline_traffic(message: float, micro_batches: int, stage: int, stages: int) -> float:
-    """Bytes that a rank sends on the pipeline axis: activations on unless it is last, gradients back unless first."""
-    return ((stage < stages - 1) + (stage > 0)) * micro_batches * message
+def pipeline_traffic(message: float, micro_batches: int, stage: int, stages: int, chunks: int = 1) -> float:
+    """Bytes that a rank sends on the pipeline axis: of each chunk activations on and gradients back, but no activations
+    from the model's end and no gradients from its beginning."""
+    if stages == 1:
+        return 0.0
+    return (2 * chunks - (stage == 0) - (stage == stages - 1)) * micro_batches * message
 
 
 def tensor_traffic(message: float, layers: int, micro_batches: int, ranks: int, *, recompute: bool = False) -> float:
@@ -65,28 +71,50 @@ def tensor_traffic(message: float, layers: int, micro_batches: int, ranks: int, 
     return layers * micro_batches * layer_bytes(message, ranks, recompute=recompute)
 
 
-def _held(plan: Plan, stage: int) -> int:
-    first, last = stage == 0, stage == plan.pipeline - 1
-    return rank_parameters(plan.model, _layers(plan, stage), tensor=plan.tensor, first=first, last=last)
+def context_traffic(block: float, layers: int, micro_batches: int, ranks: int, *, recompute: bool = False) -> float:
+    """Bytes that a rank sends on the context axis: its keys and values go once round the ring forward; they and their
+    gradients backward. A block is one rank's keys and values of a layer."""
+    return layers * micro_batches * (4 if recompute else 3) * (ranks - 1) * block
+
+
+def expert_traffic(copies: float, layers: int, micro_batches: int, ranks: int, *, recompute: bool = False) -> float:
+    """Bytes that a rank sends on the expert axis: its tokens' copies to their experts and back, forward and backward,
+    when all experts are called alike. ``copies`` are the bytes of them all."""
+    return layers * micro_batches * (6 if recompute else 4) * copies * (ranks - 1) / ranks
 
 
 def _layers(plan: Plan, stage: int) -> int:
-    return stage_layers(plan.model.layers, plan.pipeline)[stage]
+    return len(plan.layers_of(stage))
+
+
+def _trained(plan: Plan, stage: int) -> tuple[Held, Held]:
+    """Parameters on a rank that get gradients, and all of them."""
+    layers, first, last = plan.layers_of(stage), stage == 0, stage == plan.pipeline - 1
+    everything = held(plan.model, layers, tensor=plan.tensor, expert=plan.expert, first=first, last=last)
+    if not plan.lora:
+        return everything, everything
+    return adapters(plan.model, layers, plan.lora, tensor=plan.tensor, expert=plan.expert), everything
 
 
 def _data(plan: Plan, stage: int) -> float:
-    held = _held(plan, stage)
-    return data_traffic(held, plan.data, plan.states, stage=plan.zero, micro_batches=plan.micro_batches)
+    sent, m = 0.0, plan.micro_batches
+    for trained, everything, ranks in zip(*_trained(plan, stage), plan.alike, strict=True):
+        sent += data_traffic(trained, ranks, plan.states, stage=plan.zero, micro_batches=m)
+        if plan.zero == 3 and plan.lora:
+            sent += 2 * m * all_gather_bytes(plan.lora.base * everything, ranks)
+    return sent
 
 
 def _data_seconds(plan: Plan, stage: int, link: Link) -> Seconds:
     """A reduce-scatter or an all-gather is half of a ring all-reduce. Stage 3 sends layer by layer."""
-    held, units = _held(plan, stage), _layers(plan, stage) + 1 if plan.zero == 3 else 1
+    units = _layers(plan, stage) + 1 if plan.zero == 3 else 1
+    trained, everything = _trained(plan, stage)
 
-    def ring(number: int) -> float:
-        return units * ring_all_reduce_time(held * number / units, plan.data, link) / 2
+    def ring(parameters: Held, number: float) -> float:
+        sizes = zip(parameters, plan.alike, strict=True)
+        return sum(units * ring_all_reduce_time(n * number / units, ranks, link) / 2 for n, ranks in sizes if n)
 
-    scatter, gather = ring(plan.states.gradients), ring(plan.states.weights)
+    scatter, gather = ring(trained, plan.states.gradients), ring(trained, plan.states.weights)
     match plan.zero:
         case 0:
             return 0.0, 2 * scatter
@@ -95,15 +123,16 @@ def _data_seconds(plan: Plan, stage: int, link: Link) -> Seconds:
         case 2:
             return scatter, gather
         case _:
-            return scatter + 2 * gather, 0.0
+            return scatter + 2 * ring(everything, plan.lora.base if plan.lora else plan.states.unit), 0.0
 
 
 def _pipeline(plan: Plan, stage: int) -> float:
-    return pipeline_traffic(plan.message, plan.micro_batches, stage, plan.pipeline)
+    return pipeline_traffic(plan.message, plan.micro_batches, stage, plan.pipeline, plan.chunks)
 
 
 def _pipeline_seconds(plan: Plan, stage: int, link: Link) -> Seconds:
-    return (2 * link.message(plan.message) if plan.pipeline > 1 else 0.0), 0.0  # a message holds up both its ends
+    """A message holds up both its ends."""
+    return (2 * plan.chunks * link.message(plan.message) if plan.pipeline > 1 else 0.0), 0.0
 
 
 def _tensor(plan: Plan, stage: int) -> float:
@@ -116,11 +145,40 @@ def _tensor_seconds(plan: Plan, stage: int, link: Link) -> Seconds:
     return sums * ring_all_reduce_time(plan.message, plan.tensor, link), 0.0
 
 
+def _context(plan: Plan, stage: int) -> float:
+    layer, tokens = plan.model.layer(), plan.micro_batch * plan.tokens // plan.context
+    groups = plan.model.heads if plan.model.latent else plan.model.key_value_heads
+    block = tokens * layer.key_value * plan.number / min(plan.tensor, groups)
+    recompute = plan.recompute == "full"
+    return context_traffic(block, _layers(plan, stage), plan.micro_batches, plan.context, recompute=recompute)
+
+
+def _expert(plan: Plan, stage: int) -> float:
+    if not (experts := plan.model.experts):
+        return 0.0
+    layers = sum(count for layer, count in plan.model.kinds_of(plan.layers_of(stage)) if layer.mixed)
+    copies = experts.active * plan.message / (plan.tensor if plan.sequence_parallel else 1)
+    return expert_traffic(copies, layers, plan.micro_batches, plan.expert, recompute=plan.recompute == "full")
+
+
+def _in_every_micro_batch(traffic: Callable[[Plan, int], float]) -> Callable[[Plan, int, Link], Seconds]:
+    def seconds(plan: Plan, stage: int, link: Link) -> Seconds:
+        return traffic(plan, stage) / plan.micro_batches / link.bandwidth, 0.0
+
+    return seconds
+
+
 AXES: dict[str, Axis] = {
     axis.name: axis
     for axis in (
-        Axis("data", 30, "D", "blue", "replica", "the batch", _data, _data_seconds),
+        Axis("data", 30, "D", "blue", "replica", "the batch", _data, _data_seconds, hides=True),
         Axis("pipeline", 20, "P", "orange", "stage", "the row of layers", _pipeline, _pipeline_seconds),
+        Axis(
+            *("context", 14, "C", "sky", "segment", "the tokens of each sequence"),
+            *(_context, _in_every_micro_batch(_context)),
+            hides=True,
+        ),
+        Axis("expert", 12, "E", "purple", "expert group", "the experts", _expert, _in_every_micro_batch(_expert)),
         Axis("tensor", 10, "T", "green", "slice", "the matrices of each layer", _tensor, _tensor_seconds),
     )
 }

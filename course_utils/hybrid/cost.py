@@ -1,7 +1,8 @@
 """What a plan sends on each axis, what a step takes on a cluster of machines, and which grid is best.
 
-The bytes are exact and are compared with real runs. The seconds are a model: products at one speed, messages by
-alpha and beta, nothing hidden behind anything. Good for ranking grids, and for seeing what a step is spent on.
+The bytes are exact and are compared with real runs. The seconds are a model: products at one speed, messages by alpha
+and beta, of which a cluster may hide some behind products. Good for ranking grids, and for seeing what a step is spent
+on.
 
 Source: Scao et al. 2022, arXiv:2211.05100, section 3 (BLOOM).
 """
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from course_utils.hybrid.axes import AXES, outermost_first
 from course_utils.hybrid.grid import Grid, factorisations
 from course_utils.measure.communication import Link
-from course_utils.pipeline.stages import stage_layers
+from course_utils.pipeline.simulator import bubble_overhead
 from course_utils.plan.machines import A100, GPU
 from course_utils.plan.plan import Plan
 from course_utils.plan.planner import Memory, gpu_memory
@@ -25,13 +26,15 @@ DAY = 86_400
 
 
 def traffic(plan: Plan, stage: int) -> dict[str, float]:
-    """Bytes that a rank of a pipeline stage sends in one step, on each axis.
+    """Bytes that a rank of a pipeline stage sends in one step, on each axis that the plan divides.
 
     The tensor axis counts layers alone. Beside them stand one more message forward behind the divided token table, one
     backward before the head, and the loss's few numbers per token. The data axis sends gradients and, by the stage of
-    ZeRO, weights, but not the gradients of a tied table, which its two stages add up among themselves.
+    ZeRO, weights, among all ranks that hold the same, so along the context and expert axes too. It does not send the
+    gradients of a tied table, which its two stages add up among themselves.
     """
-    return {axis: AXES[axis].traffic(plan, stage) for axis in outermost_first(AXES)}
+    sent = {axis: AXES[axis].traffic(plan, stage) for axis in outermost_first(AXES)}
+    return {axis: size for axis, size in sent.items() if size or plan.ranks(axis) > 1}
 
 
 def memory(plan: Plan) -> Memory:
@@ -50,6 +53,8 @@ class Cluster:
     Args:
         between: what one GPU has of its machine's network.
         busy: share of its peak that a GPU reaches while it multiplies matrices.
+        overlap: share of the time of its products behind which a GPU can hide messages of the axes that do so.
+        name: what the machines are.
     """
 
     per_node: int
@@ -57,10 +62,15 @@ class Cluster:
     between: Link
     gpu: GPU = A100
     busy: float = 0.6
+    overlap: float = 0.0
+    name: str = ""
 
     def link(self, grid: Grid, axis: str) -> Link:
-        """The link that decides an axis's pace: the slow one as soon as any of its groups leaves a machine."""
-        return self.between if grid.crosses(axis, self.per_node) else self.inside
+        """The link that decides an axis's pace: the slow one as soon as any of its groups leaves a machine. Gradients
+        are added up along all axes whose ranks hold the same parameters."""
+        along = ("data", "context", "expert") if axis == "data" else (axis,)
+        crosses = any(grid.crosses(one, self.per_node) for one in along if one in grid.sizes)
+        return self.between if crosses else self.inside
 
 
 # 48 nodes of 8 A100: NVLink of 300 GB/s a GPU in each direction; four Omni-Path ports of 100 Gbit/s for eight GPUs.
@@ -81,27 +91,40 @@ class StepTime(NamedTuple):
 
 
 def step_time(plan: Plan, cluster: Cluster, order: Sequence[str] | None = None) -> StepTime:
-    """How long a step takes with 1F1B when nothing overlaps: the stage with the most layers sets the pace.
+    """How long a step takes with 1F1B: the stage with the most layers sets the pace.
 
     What stands in every micro-batch, products and messages, is lengthened by the bubble; what stands at the end of the
-    step is not.
+    step is not. Of messages only what cannot be hidden counts.
     """
-    grid = grid_of(plan, order)
-    layers, m = stage_layers(plan.model.layers, plan.pipeline), plan.micro_batches
+    grid, m = grid_of(plan, order), plan.micro_batches
+    layers = [len(plan.layers_of(stage)) for stage in range(plan.pipeline)]
     stage = layers.index(max(layers))
-    flops = step_flops(plan.model, plan.batch, plan.recompute, plan.length)
-    compute = flops / (plan.gpus * cluster.gpu.peak * cluster.busy)
+    compute = _flops(plan) / (plan.gpus * cluster.gpu.peak * cluster.busy)
     compute *= layers[stage] * plan.pipeline / plan.model.layers  # uneven stages wait for the largest
-    repeated, axes = compute, {}
+    repeated, axes, room = compute, {}, cluster.overlap * compute
     for axis in grid.sizes:
         link, entry = cluster.link(grid, axis), AXES[axis]
         if entry.seconds is None:
             each, once = 0.0, entry.traffic(plan, stage) / link.bandwidth
         else:
             each, once = entry.seconds(plan, stage, link)
-        axes[axis] = m * each + once
-        repeated += m * each
-    return StepTime(compute, repeated * (plan.pipeline - 1) / m, axes)
+        seconds = m * each + once
+        hidden = min(seconds, room) if entry.hides else 0.0
+        room -= hidden
+        axes[axis] = seconds - hidden
+        repeated += m * each * (1 - hidden / seconds if seconds else 1)
+    return StepTime(compute, repeated * bubble_overhead(plan.pipeline, m, plan.chunks), axes)
+
+
+def _flops(plan: Plan) -> float:
+    """FLOPs of a step, with what backward computes again in the layers that do so."""
+    needed = step_flops(plan.model, plan.batch, length=plan.length)
+    done = step_flops(plan.model, plan.batch, plan.recompute, plan.length)
+    stages = [len(plan.layers_of(stage)) for stage in range(plan.pipeline)]
+    limit = plan.model.layers if plan.recompute_layers is None else plan.recompute_layers
+    again = sum(min(layers, limit) for layers in stages) / plan.model.layers
+    saved = plan.lora is not None  # frozen matrices need no gradient of their own: a third of the products less
+    return needed * (2 / 3 if saved else 1) + (done - needed) * again
 
 
 def grid_of(plan: Plan, order: Sequence[str] | None = None) -> Grid:

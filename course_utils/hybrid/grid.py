@@ -83,7 +83,10 @@ class Grid:
 
     def crosses(self, axis: str, per_node: int) -> bool:
         """Whether some group of the axis lies on more than one machine of ``per_node`` ranks."""
-        return any(group[0] // per_node != group[-1] // per_node for group in self.groups(axis))
+        size, stride = self.size(axis), self.stride(axis)
+        reach, block = (size - 1) * stride, size * stride  # of a group, and from one set of groups to the next
+        firsts = (start + n for start in range(0, min(self.ranks, block * per_node), block) for n in range(stride))
+        return reach > 0 and any(first // per_node != (first + reach) // per_node for first in firsts)
 
 
 def factorisations(ranks: int, axes: Sequence[str] = ("data", "pipeline", "tensor")) -> Iterator[Grid]:

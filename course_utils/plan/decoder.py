@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -138,8 +138,13 @@ class Decoder:
     @property
     def kinds(self) -> list[tuple[Layer, int]]:
         """What the layers are made of, and how many are of each kind."""
-        dense, usual = self._kinds
-        return [(kind, n) for kind, n in ((dense, self.dense_layers), (usual, self.layers - self.dense_layers)) if n]
+        return self.kinds_of(range(self.layers))
+
+    def kinds_of(self, numbers: Sequence[int]) -> list[tuple[Layer, int]]:
+        """The same of the layers with these numbers."""
+        dense = sum(number < self.dense_layers for number in numbers)
+        counts = zip(self._kinds, (dense, len(numbers) - dense), strict=True)
+        return [(kind, count) for kind, count in counts if count]
 
     @property
     def norm_numbers(self) -> int:

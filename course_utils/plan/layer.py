@@ -125,6 +125,11 @@ class Layer:
     key_value: int
     further: int = 0
 
+    @property
+    def mixed(self) -> bool:
+        """Whether it has experts."""
+        return any(matrix.expert for matrix in self.matrices)
+
     def parameters(self, norm: int, *, active: bool = False) -> int:
         """All of them, or those that one token meets; ``norm`` numbers for each number of a norm's width."""
         matrices = sum((m.active if active else m.copies) * m.parameters for m in self.matrices)

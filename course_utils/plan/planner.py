@@ -13,6 +13,7 @@ from typing import NamedTuple
 from course_utils.pipeline.simulator import peak_live_1f1b
 from course_utils.plan.activations import head_activations, kept_activations, logits
 from course_utils.plan.decoder import Decoder
+from course_utils.plan.layer import Layer
 from course_utils.plan.machines import GPU
 from course_utils.plan.plan import Lora, Plan
 from course_utils.plan.transformer import Recompute
@@ -81,8 +82,10 @@ def held(
         layers: their numbers, or how many of the last ones.
     """
     numbers = range(model.layers)[model.layers - layers :] if isinstance(layers, int) else layers
-    shares = [model.layer(number).share(model.norm_numbers, tensor=tensor, expert=expert) for number in numbers]
-    dense, experts = (sum(share[part] for share in shares) for part in range(2))
+    dense = experts = 0
+    for layer, count in model.kinds_of(numbers):
+        outside, inside = layer.share(model.norm_numbers, tensor=tensor, expert=expert)
+        dense, experts = dense + count * outside, experts + count * inside
     table = -(-model.vocab * model.width // tensor)
     if first:
         dense += table + model.embedding_parameters - model.vocab * model.width
@@ -95,12 +98,13 @@ def held(
 def adapters(model: Decoder, layers: Sequence[int], lora: Lora, *, tensor: int = 1, expert: int = 1) -> Held:
     """Parameters of the updates on one rank. Of the two narrow matrices the one that faces the cut is divided."""
     found = {False: 0, True: 0}
-    for number in layers:
-        for matrix in model.layer(number).matrices:
+    for layer, count in model.kinds_of(layers):
+        for matrix in layer.matrices:
             if matrix.part in lora.parts:
                 cut = {side: min(tensor, matrix.pieces) if matrix.cut == side else 1 for side in ("rows", "columns")}
                 each = -(-matrix.inputs // cut["rows"]) + -(-matrix.outputs // cut["columns"])
-                found[matrix.expert] += (-(-matrix.copies // expert) if matrix.expert else 1) * lora.rank * each
+                copies = -(-matrix.copies // expert) if matrix.expert else 1
+                found[matrix.expert] += count * copies * lora.rank * each
     return Held(found[False], found[True])
 
 
@@ -111,17 +115,19 @@ def gpu_memory(plan: Plan, stage: int | None = None) -> Memory:
     first, last, layers = stage == 0, stage == plan.pipeline - 1, plan.layers_of(stage)
     states, number = _states(plan, layers, first=first, last=last), plan.number
 
-    def kept(layer: int, recompute: Recompute) -> float:
+    def kept(layer: Layer, recompute: Recompute) -> float:
         return kept_activations(
-            plan.model, plan.model.layer(layer), plan.tokens, plan.micro_batch, tensor=plan.tensor,
+            plan.model, layer, plan.tokens, plan.micro_batch, tensor=plan.tensor,
             context=plan.context, sequence_parallel=plan.sequence_parallel, recompute=recompute, kernel=plan.kernel,
             dropout=plan.dropout, number=number,
         ).total  # fmt: skip
 
     again = len(layers) if plan.recompute_layers is None else min(plan.recompute_layers, len(layers))
-    all_kept = sum(kept(n, plan.recompute if place < again else "none") for place, n in enumerate(layers))
+    treated, others = plan.model.kinds_of(layers[:again]), plan.model.kinds_of(layers[again:])
+    all_kept = sum(count * kept(layer, plan.recompute) for layer, count in treated)
+    all_kept += sum(count * kept(layer, "none") for layer, count in others)
     waiting = peak_live_1f1b(plan.pipeline, plan.micro_batches, plan.chunks)[stage] / plan.chunks
-    recomputed = max((kept(n, "none") - kept(n, plan.recompute) for n in layers[:again]), default=0.0)
+    recomputed = max((kept(layer, "none") - kept(layer, plan.recompute) for layer, _ in treated), default=0.0)
     head = {"length": plan.tokens // plan.context, "sequences": plan.micro_batch, "tensor": plan.tensor}
     # Two moments are full: backward begins at the loss, or it works a layer out again, with the logits still there.
     at_loss = states._replace(

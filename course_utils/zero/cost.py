@@ -79,7 +79,7 @@ def sent_per_rank(
     _check(precision, stage, ranks)
     per = states or PER_PARAMETER[precision]
     scatter = reduce_scatter_bytes(per.gradients * parameters, ranks)
-    gather = all_gather_bytes(per.weights * parameters, ranks)
+    gather = all_gather_bytes((per.unit if stage == 3 else per.weights) * parameters, ranks)
     if stage == 0:
         return {"all_reduce": 2 * scatter}
     times = micro_batches if stage >= 2 else 1
