@@ -126,13 +126,18 @@ def _data_seconds(plan: Plan, stage: int, link: Link) -> Seconds:
             return scatter + 2 * ring(everything, plan.lora.base if plan.lora else plan.states.unit), 0.0
 
 
+def _boundary(plan: Plan) -> float:
+    """Bytes that a rank hands to the next stage: with sequence parallelism its own tokens alone."""
+    return plan.message / (plan.tensor if plan.sequence_parallel else 1)
+
+
 def _pipeline(plan: Plan, stage: int) -> float:
-    return pipeline_traffic(plan.message, plan.micro_batches, stage, plan.pipeline, plan.chunks)
+    return pipeline_traffic(_boundary(plan), plan.micro_batches, stage, plan.pipeline, plan.chunks)
 
 
 def _pipeline_seconds(plan: Plan, stage: int, link: Link) -> Seconds:
     """A message holds up both its ends."""
-    return (2 * plan.chunks * link.message(plan.message) if plan.pipeline > 1 else 0.0), 0.0
+    return (2 * plan.chunks * link.message(_boundary(plan)) if plan.pipeline > 1 else 0.0), 0.0
 
 
 def _tensor(plan: Plan, stage: int) -> float:

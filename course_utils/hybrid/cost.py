@@ -9,9 +9,11 @@ Source: Scao et al. 2022, arXiv:2211.05100, section 3 (BLOOM).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from course_utils.hybrid.axes import AXES, outermost_first
 from course_utils.hybrid.grid import Grid, factorisations
@@ -23,6 +25,7 @@ from course_utils.plan.planner import Memory, gpu_memory
 from course_utils.plan.transformer import step_flops
 
 DAY = 86_400
+DOES_NOT_FIT = "does not fit"  # how a candidate's reason begins where memory is short
 
 
 def traffic(plan: Plan, stage: int) -> dict[str, float]:
@@ -39,7 +42,7 @@ def traffic(plan: Plan, stage: int) -> dict[str, float]:
 
 def memory(plan: Plan) -> Memory:
     """What the fullest GPU holds: by the planner, and by the axes that the planner does not know."""
-    found = [gpu_memory(plan, stage) for stage in range(plan.pipeline)]
+    found = [gpu_memory(plan, stage) for stage in plan.fullest_stages]
     for axis in AXES.values():
         if axis.memory is not None:
             found = [axis.memory(one, plan) for one in found]
@@ -99,7 +102,7 @@ def step_time(plan: Plan, cluster: Cluster, order: Sequence[str] | None = None) 
     grid, m = grid_of(plan, order), plan.micro_batches
     layers = [len(plan.layers_of(stage)) for stage in range(plan.pipeline)]
     stage = layers.index(max(layers))
-    compute = _flops(plan) / (plan.gpus * cluster.gpu.peak * cluster.busy)
+    compute = step_flops_done(plan) / (plan.gpus * cluster.gpu.peak * cluster.busy)
     compute *= layers[stage] * plan.pipeline / plan.model.layers  # uneven stages wait for the largest
     repeated, axes, room = compute, {}, cluster.overlap * compute
     for axis in grid.sizes:
@@ -116,15 +119,18 @@ def step_time(plan: Plan, cluster: Cluster, order: Sequence[str] | None = None) 
     return StepTime(compute, repeated * bubble_overhead(plan.pipeline, m, plan.chunks), axes)
 
 
-def _flops(plan: Plan) -> float:
+def step_flops_needed(plan: Plan) -> float:
+    """The model's FLOPs of a step. Frozen matrices need no gradient of their own, so LoRA saves a third."""
+    return step_flops(plan.model, plan.batch, length=plan.length) * (2 / 3 if plan.lora else 1)
+
+
+def step_flops_done(plan: Plan) -> float:
     """FLOPs of a step, with what backward computes again in the layers that do so."""
-    needed = step_flops(plan.model, plan.batch, length=plan.length)
-    done = step_flops(plan.model, plan.batch, plan.recompute, plan.length)
-    stages = [len(plan.layers_of(stage)) for stage in range(plan.pipeline)]
+    whole = step_flops(plan.model, plan.batch, plan.recompute, plan.length)
+    again = whole - step_flops(plan.model, plan.batch, length=plan.length)
     limit = plan.model.layers if plan.recompute_layers is None else plan.recompute_layers
-    again = sum(min(layers, limit) for layers in stages) / plan.model.layers
-    saved = plan.lora is not None  # frozen matrices need no gradient of their own: a third of the products less
-    return needed * (2 / 3 if saved else 1) + (done - needed) * again
+    layers = sum(min(len(plan.layers_of(stage)), limit) for stage in range(plan.pipeline))
+    return step_flops_needed(plan) + again * layers / plan.model.layers
 
 
 def grid_of(plan: Plan, order: Sequence[str] | None = None) -> Grid:
@@ -145,29 +151,39 @@ def search(
     plan: Plan,
     cluster: Cluster,
     gpus: int,
-    micro_batches: tuple[int, ...] = (1, 2, 4),
+    micro_batches: Sequence[int] = (1, 2, 4),
     axes: Sequence[str] = ("data", "pipeline", "tensor"),
+    choices: Sequence[Mapping[str, Any]] = ({},),
+    *,
+    least_tokens: int = 1,
 ) -> Iterator[Candidate]:
-    """Every grid of so many GPUs, with the fastest micro-batch that fits; else with the reason why none does.
+    """Every grid of so many GPUs, with the fastest micro-batch and choice that fits, or the reason why none does.
 
     Args:
-        plan: all but the ranks on these axes and the micro-batch is taken from here.
+        plan: all but the ranks on these axes, the micro-batch and the choice is taken from here.
         micro_batches: sizes to try, in sequences.
+        choices: fields of a plan to try with each, such as ``{"zero": 3, "recompute": "full"}``.
+        least_tokens: how many tokens of a sequence each rank must have that shares it with others.
     """
     for grid in factorisations(gpus, axes):
-        best, reason = None, ""
-        for size in micro_batches:
+        best, reason, smallest = None, "", math.inf
+        if (ranks := grid.size("context")) > 1 and plan.tokens < ranks * least_tokens:
+            yield Candidate(grid, None, None, f"fewer than {least_tokens} tokens of a sequence on each rank")
+            continue
+        for size, choice in itertools.product(micro_batches, choices):
             try:
-                tried = plan.on(grid.sizes, micro_batch=size)
+                tried = plan.on(grid.sizes, micro_batch=size, **choice)
             except ValueError as error:
                 reason = reason or str(error)
                 continue
-            if not memory(tried).fits(cluster.gpu):
-                reason = "does not fit"
+            if not (needed := memory(tried)).fits(cluster.gpu):
+                smallest = min(smallest, needed.total)
                 continue
             time = step_time(tried, cluster)
             if best is None or time.total < best[1].total:
                 best = tried, time
+        if smallest < math.inf:
+            reason = f"{DOES_NOT_FIT}: at least {smallest / 2**30:.0f} GiB"
         yield Candidate(grid, *best, "") if best else Candidate(grid, None, None, reason)
 
 

@@ -142,10 +142,11 @@ def head_activations(model: Decoder, length: int, sequences: int, *, tensor: int
 
 
 def logits(model: Decoder, length: int, sequences: int, *, tensor: int = 1, number: int = 2) -> tuple[float, float]:
-    """Bytes of the logits in their own format, and of what the loss makes of them: three FP32 tensors of their size.
+    """Bytes of the logits in their own format, and of what the loss makes of them: FP32 tensors of their size.
 
     Cross-entropy keeps the logarithms of the probabilities; backward makes their gradient and, while that is alive, the
-    gradient of the logits.
+    gradient of the logits. Where the vocabulary is divided, torch's ``loss_parallel`` is made of single operations and
+    has a fourth.
     """
     numbers = length * sequences * model.vocab / tensor
-    return number * numbers, 3 * 4 * numbers
+    return number * numbers, (3 if tensor == 1 else 4) * 4 * numbers

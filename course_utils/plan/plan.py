@@ -131,6 +131,12 @@ class Plan:
         return [number for one in mine for number in range(starts[one], starts[one] + sizes[one])]
 
     @property
+    def fullest_stages(self) -> list[int]:
+        """The stages of which one holds the most: both ends, and the first of those between, which of these has the
+        most layers and the most micro-batches waiting."""
+        return sorted({0, min(1, self.pipeline - 1), self.pipeline - 1})
+
+    @property
     def gpus(self) -> int:
         return math.prod(self.ranks(axis) for axis in _AXES) * math.prod(self.further.values())
 

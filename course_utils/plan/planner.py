@@ -111,7 +111,7 @@ def adapters(model: Decoder, layers: Sequence[int], lora: Lora, *, tensor: int =
 def gpu_memory(plan: Plan, stage: int | None = None) -> Memory:
     """What one GPU of a pipeline stage holds, in bytes; by default of the stage that holds the most."""
     if stage is None:
-        return max((gpu_memory(plan, s) for s in range(plan.pipeline)), key=lambda memory: memory.total)
+        return max((gpu_memory(plan, s) for s in plan.fullest_stages), key=lambda memory: memory.total)
     first, last, layers = stage == 0, stage == plan.pipeline - 1, plan.layers_of(stage)
     states, number = _states(plan, layers, first=first, last=last), plan.number
 
