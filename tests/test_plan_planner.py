@@ -241,7 +241,10 @@ def test_a_gathered_layer_has_the_bytes_that_its_precision_gathers() -> None:
     memory = gpu_memory(plan)
     assert memory.weights == 4 * LLAMA_8B.parameters / 8
     at_work = held(LLAMA_8B, 2).dense
-    assert memory.gathered == (2 + 4) * at_work
+    assert memory.gathered == 2 * at_work  # at the loss, before there are gradients
+    again = gpu_memory(replace(plan, recompute="full", model=replace(LLAMA_8B, vocab=1000)))
+    assert again.recomputed
+    assert again.gathered == (2 + 4) * held(replace(LLAMA_8B, vocab=1000), 2).dense
     assert gpu_memory(replace(plan, zero=1)).gathered == 0
 
 

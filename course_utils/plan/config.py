@@ -33,8 +33,9 @@ def sizes(config: Config | str | Path) -> dict[str, Any]:
             f"{where} says model_type {family!r}, and the sizes of {', '.join(FAMILIES)} are read: "
             "for another model give course_utils.plan.decoder.Decoder its sizes"
         )
+    said = {name: value for name, value in config.items() if value is not None}
     try:
-        found = FAMILIES[family](config)
+        found = FAMILIES[family]({**_SILENT.get(family, {}), **said})
     except KeyError as missing:
         raise ValueError(f"{where} has no {missing}, which a {family} needs: is the file whole?") from None
     if faults := [name for name, value in found.items() if type(value) not in _KINDS.get(name, (int, type(None)))]:
@@ -42,6 +43,15 @@ def sizes(config: Config | str | Path) -> dict[str, Any]:
     return {"name": str(config.get("_name_or_path") or family)} | found
 
 
+# What transformers takes where a file is silent, beside what all families have in common.
+_SILENT: dict[str, dict[str, Any]] = {
+    "llama": {"max_position_embeddings": 2048},
+    "mistral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "mixtral": {"num_key_value_heads": 8, "max_position_embeddings": 131072},
+    "qwen2": {"max_position_embeddings": 32768},
+    "qwen3": {"head_dim": 128, "max_position_embeddings": 32768},
+    "qwen3_moe": {"num_key_value_heads": 4, "max_position_embeddings": 32768},
+}
 _KINDS: dict[str, tuple[type, ...]] = {
     **dict.fromkeys(("gated", "tied", "qk_norm"), (bool,)),
     **dict.fromkeys(("positions", "norm", "biases"), (str,)),
@@ -103,7 +113,7 @@ def _plain_llama(config: Config) -> dict[str, Any]:
 def _qwen3(config: Config) -> dict[str, Any]:
     if config.get("attention_bias"):
         raise ValueError("attention_bias is true: biases of attention alone are read for qwen2 only")
-    return _llama(config) | {"qk_norm": True, "head_width": config.get("head_dim", 128)}
+    return _llama(config) | {"qk_norm": True}
 
 
 def _qwen3_moe(config: Config) -> dict[str, Any]:

@@ -113,7 +113,8 @@ def gpu_memory(plan: Plan, stage: int | None = None) -> Memory:
     if stage is None:
         return max((gpu_memory(plan, s) for s in plan.fullest_stages), key=lambda memory: memory.total)
     first, last, layers = stage == 0, stage == plan.pipeline - 1, plan.layers_of(stage)
-    states, number = _states(plan, layers, first=first, last=last), plan.number
+    states, (weights, gradients) = _states(plan, layers, first=first, last=last), _gathered(plan, layers, first, last)
+    number = plan.number
 
     def kept(layer: Layer, recompute: Recompute) -> float:
         return kept_activations(
@@ -129,48 +130,60 @@ def gpu_memory(plan: Plan, stage: int | None = None) -> Memory:
     waiting = peak_live_1f1b(plan.pipeline, plan.micro_batches, plan.chunks)[stage] / plan.chunks
     recomputed = max((kept(layer, "none") - kept(layer, plan.recompute) for layer, _ in treated), default=0.0)
     head = {"length": plan.tokens // plan.context, "sequences": plan.micro_batch, "tensor": plan.tensor}
-    # Two moments are full: backward begins at the loss, or it works a layer out again, with the logits still there.
+    # Two moments are full: backward begins at the loss; or it works a layer out again, whose gradients come whole.
     at_loss = states._replace(
-        activations=waiting * all_kept, head=last * head_activations(plan.model, **head, number=number)
+        gathered=weights,
+        activations=waiting * all_kept,
+        head=last * head_activations(plan.model, **head, number=number),
     )
-    at_layer = at_loss._replace(recomputed=recomputed, head=last * logits(plan.model, **head, number=number)[0])
+    at_layer = at_loss._replace(
+        gathered=weights + gradients,
+        recomputed=recomputed,
+        head=last * logits(plan.model, **head, number=number)[0],
+    )
     return max(at_loss, at_layer, key=lambda memory: memory.total)
 
 
 def _states(plan: Plan, layers: list[int], *, first: bool, last: bool) -> Memory:
-    """Model states of a rank, and what ZeRO gathers beside them."""
-    model, states, ends = plan.model, plan.states, {"first": first, "last": last}
-    on = {"tensor": plan.tensor, "expert": plan.expert}
-    everything = held(model, layers, **on, **ends)
-    trained = adapters(model, layers, plan.lora, **on) if plan.lora else everything
+    """Model states of a rank, without what ZeRO gathers."""
+    states, on = plan.states, {"tensor": plan.tensor, "expert": plan.expert}
+    everything = held(plan.model, layers, **on, first=first, last=last)
+    trained = adapters(plan.model, layers, plan.lora, **on) if plan.lora else everything
 
     def divided(what: Held, from_stage: int) -> float:
         return sum(n / (ranks if plan.zero >= from_stage else 1) for n, ranks in zip(what, plan.alike, strict=True))
 
-    # At work are a layer, the next one, and what lies outside of all layers. Stage 3 gathers their weights, and from
-    # stage 2 on their gradients are whole until they are averaged. Both stand beside the shards.
-    at_work = [layers[:2], layers[-2:]]
-    gathered = 0.0
-    if plan.zero >= 2 and max(plan.alike) > 1:
-        unit = {"weights": 0.0, "gradients": 0.0}
-        whole = max((held(model, some, **on, **ends) for some in at_work), key=sum)
-        moved = max((adapters(model, some, plan.lora, **on) for some in at_work), key=sum) if plan.lora else whole
-        unit["gradients"] = sum(n for n, ranks in zip(moved, plan.alike, strict=True) if ranks > 1) * states.gradients
-        if plan.zero == 3:
-            size = plan.lora.base if plan.lora else states.unit
-            unit["weights"] = sum(n for n, ranks in zip(whole, plan.alike, strict=True) if ranks > 1) * size
-        gathered = sum(unit.values())
     frozen = divided(everything, 3) * plan.lora.base if plan.lora else 0.0
     return Memory(
         weights=frozen + divided(trained, 3) * states.weights,
         gradients=divided(trained, 2) * (states.gradients + states.gradient_sum),
         master_weights=divided(trained, 1) * states.master_weights,
         moments=divided(trained, 1) * states.moments,
-        gathered=gathered,
+        gathered=0.0,
         activations=0.0,
         recomputed=0.0,
         head=0.0,
     )
+
+
+def _gathered(plan: Plan, layers: list[int], first: bool, last: bool) -> tuple[float, float]:
+    """Bytes of the weights and of the gradients that stand whole beside the shards.
+
+    At work are a layer, the next one, and what lies outside of all layers. Stage 3 gathers their weights, and from
+    stage 2 on their gradients are whole until they are averaged.
+    """
+    on = {"tensor": plan.tensor, "expert": plan.expert}
+    units = layers[:2], layers[-2:]
+    whole = max((held(plan.model, unit, **on, first=first, last=last) for unit in units), key=sum)
+    trained, size = whole, float(plan.states.unit)
+    if plan.lora:
+        trained = max((adapters(plan.model, unit, plan.lora, **on) for unit in units), key=sum)
+        size = plan.lora.base
+
+    def shared(what: Held) -> int:
+        return sum(n for n, ranks in zip(what, plan.alike, strict=True) if ranks > 1)
+
+    return (plan.zero >= 3) * shared(whole) * size, (plan.zero >= 2) * shared(trained) * plan.states.gradients
 
 
 def fits(plan: Plan, gpu: GPU, *, reserve: float = 0.1) -> bool:

@@ -93,11 +93,11 @@ function stageMemory(p, stage) {
   const tokens = p.length / p.context * p.micro_batch / p.tensor, logits = last * tokens * p.model.vocab;
   const atLoss = {
     weights: divided(3) * s.weights, gradients: divided(2) * (s.gradients + s.gradient_sum), master_weights: divided(1) * s.master_weights,
-    moments: divided(1) * s.moments, gathered: shared * ((p.zero >= 2) * s.gradients + (p.zero >= 3) * s.unit),
+    moments: divided(1) * s.moments, gathered: shared * (p.zero >= 3) * s.unit,
     activations: sum(kept) * peakLive(p, stage) / p.chunks, recomputed: 0,
     head: last * tokens * 2 * s.number * p.model.width + (s.number + (p.tensor > 1 ? 16 : 12)) * logits,
   };
-  const atLayer = { ...atLoss, recomputed: Math.max(...whole.map((bytes, n) => bytes - kept[n])), head: s.number * logits };
+  const atLayer = { ...atLoss, gathered: atLoss.gathered + shared * (p.zero >= 2) * s.gradients, recomputed: Math.max(...whole.map((bytes, n) => bytes - kept[n])), head: s.number * logits };
   return total(atLayer) > total(atLoss) ? atLayer : atLoss;
 }
 
