@@ -18,6 +18,7 @@ from course_utils.figures import (
     gradient_range,
     lora_costs,
     patch_grid,
+    planner,
     prompt_costs,
     rank_grid,
     ring_all_reduce,
@@ -30,8 +31,10 @@ from course_utils.figures import (
 from course_utils.hybrid.cost import JEAN_ZAY, traffic
 from course_utils.launch import launch
 from course_utils.news.evaluate import report
-from course_utils.plan.planner import Plan, rank_parameters
-from course_utils.plan.transformer import BLOOM, GPT3
+from course_utils.plan.activations import kept_activations
+from course_utils.plan.plan import Plan
+from course_utils.plan.planner import rank_parameters
+from course_utils.plan.transformer import BLOOM, DECODERS, GPT3, forward_flops
 from course_utils.precision.formats import BF16, FP8_E4M3, FP8_E5M2, FP16, Format
 from course_utils.vision.from_scratch.config import FromScratch
 from course_utils.vision.from_scratch.model import build_model
@@ -121,6 +124,26 @@ def test_vision_transformers_cost_what_is_published_of_them() -> None:
     large = entry(table, model="ViT-B", image=384, patch=16)
     assert (large["parameters"], round(large["macs"] / 1e9, 1)) == (86_859_496, 55.5)
     assert "resize or pad it to 84 or 98" in entry(table, model="ViT-B", image=96, patch=14)
+
+
+def test_the_planner_is_told_models_by_the_parts_that_divide_them() -> None:
+    """Put together again they are the model: its parameters, FLOPs and activations."""
+    data = planner.answers()
+    assert {model["name"] for model in data["models"]} >= {"Llama 3.1 8B", "DeepSeek-V3", "GPT-3"}
+    assert {gpu["name"] for gpu in data["gpus"]} >= {"H200", "B200", "GB200"}
+    for model, told in zip(DECODERS, data["models"], strict=True):
+        found, flops, kept = told["rest"] + told["norm"] + model.vocab * model.width * (1 if model.tied else 2), 0, 0
+        for layer, count in zip(told["kinds"], (told["dense"], told["layers"] - told["dense"]), strict=True):
+            each = [layer["whole"][expert] + sum(n for _, n in layer["divided"][expert]) for expert in (0, 1)]
+            found += count * (each[0] + told["experts"] * each[1])
+            flops += count * (layer["flops"]["products"] + 100 * layer["flops"]["pairs"])
+            kept += count * sum(n for origin, _, _, n in layer["kept"] if origin != "mask")
+        assert found == told["parameters"] == model.parameters
+        parts = forward_flops(model, length=100)
+        assert 100 * flops == sum(parts.values()) - parts["head"]
+        layers = [kept_activations(model, one, 1, 1, recompute="selective", dropout=False) for one, _ in model.kinds]
+        counts = [count for _, count in model.kinds]
+        assert 2 * kept == sum(count * one.total for count, one in zip(counts, layers, strict=True))
 
 
 @pytest.mark.parametrize("sizes", [{"data": 8, "pipeline": 12, "tensor": 4}, {"data": 4, "tensor": 8}, {"pipeline": 7}])

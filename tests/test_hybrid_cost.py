@@ -18,9 +18,10 @@ from course_utils.measure import Ledger
 from course_utils.measure.communication import Link
 from course_utils.models.encoder import Encoder, EncoderConfig
 from course_utils.plan.machines import A100, H100
-from course_utils.plan.memory import FP32_ADAM, MASTER_ADAM_FP32_GRADIENTS
-from course_utils.plan.planner import Plan, gpu_memory
-from course_utils.plan.transformer import BLOOM, GPT2_XL, GPT3, MT_NLG, Decoder
+from course_utils.plan.memory import FP32_ADAM, FSDP_ADAM, MASTER_ADAM_FP32_GRADIENTS
+from course_utils.plan.plan import Lora, Plan
+from course_utils.plan.planner import gpu_memory, held
+from course_utils.plan.transformer import BLOOM, GPT2_XL, GPT3, LLAMA_8B, MIXTRAL, MT_NLG, Decoder
 from course_utils.zero import zero
 
 SMALL = Decoder(name="small", layers=4, width=32, heads=4, vocab=64, length=16)
@@ -129,6 +130,61 @@ def test_bloom_takes_as_long_as_it_took() -> None:
     plan = Plan(model=BLOOM, batch=2048, micro_batch=2, data=8, pipeline=12, tensor=4, zero=1, recompute="full")
     assert step_time(plan, JEAN_ZAY).total == pytest.approx(104.7, rel=0.01)
     assert [round(size / 1e9, 1) for size in traffic(plan, 1).values()] == [13.0, 30.1, 811.7]
+
+
+def test_keys_and_values_go_round_the_ring_and_gradients_are_added_up_along_it() -> None:
+    """Forward a rank passes on c - 1 blocks; backward as many again, and as many gradients."""
+    plan = Plan(model=LLAMA_8B, batch=4, context=4, kernel="fused", dropout=False)
+    block = 8192 // 4 * 2 * 8 * 128 * 2  # keys and values of 8 heads of 128 numbers, 2 bytes
+    sent = traffic(plan, 0)
+    assert sent["context"] == 4 * 32 * 3 * 3 * block  # micro-batches, layers, passes, other ranks
+    assert sent["data"] == 2 * 3 / 4 * 2 * LLAMA_8B.parameters  # all four ranks hold the same weights
+    assert traffic(replace(plan, recompute="full"), 0)["context"] == sent["context"] * 4 / 3
+    assert traffic(replace(plan, tensor=8), 0)["context"] == sent["context"] / 8
+    on_16 = traffic(replace(plan, tensor=16), 0)["context"]
+    assert on_16 == sent["context"] / 8, "eight heads, each on two ranks"
+
+
+def test_tokens_go_to_their_experts_and_back() -> None:
+    plan = Plan(model=MIXTRAL, batch=8, length=1024, expert=8, kernel="fused", dropout=False)
+    sent, parts = traffic(plan, 0), held(MIXTRAL, 32, expert=8)
+    assert sent["expert"] == 32 * 4 * 2 * 1024 * 4096 * 2 * 7 / 8  # layers, there and back twice, two experts, bytes
+    assert sent["data"] == 2 * 7 / 8 * 2 * parts.dense, "each expert stands on one rank, all else on eight"
+    twice = traffic(replace(plan, data=2, batch=16), 0)["data"]
+    assert twice == 2 * 15 / 16 * 2 * parts.dense + 2 * 1 / 2 * 2 * parts.experts
+
+
+def test_interleaving_sends_as_many_times_as_there_are_chunks_and_idles_less() -> None:
+    plan = Plan(model=LLAMA_8B, batch=16, pipeline=4, kernel="fused", dropout=False)
+    twice = replace(plan, chunks=2)
+    messages = [[traffic(one, stage)["pipeline"] / (16 * one.message) for stage in range(4)] for one in (plan, twice)]
+    assert messages == [[1, 2, 2, 1], [3, 4, 4, 3]]
+    link = Link(0.0, 1e15)
+    cluster = Cluster(per_node=8, inside=link, between=link)
+    assert step_time(twice, cluster).bubble == pytest.approx(step_time(plan, cluster).bubble / 2, rel=1e-3)
+
+
+def test_what_hides_behind_products_costs_no_time_until_there_is_no_room() -> None:
+    slow = Cluster(per_node=8, inside=Link(0.0, 1e9), between=Link(0.0, 1e9))
+    plan = Plan(model=GPT2_XL, batch=64, data=2, tensor=5, recompute="full", zero=1)
+    open_ = step_time(plan, slow)
+    for overlap in (0.1, 10.0):
+        hidden = step_time(plan, replace(slow, overlap=overlap))
+        assert hidden.axes["tensor"] == open_.axes["tensor"]
+        assert hidden.axes["data"] == pytest.approx(max(0, open_.axes["data"] - overlap * open_.compute))
+
+
+def test_lora_sends_the_gradients_of_its_updates_alone() -> None:
+    plan = Plan(model=LLAMA_8B, batch=8, data=8, lora=Lora(16, ("out",)), kernel="fused", dropout=False)
+    added = 32 * 16 * (4096 + 4096)
+    assert traffic(plan, 0)["data"] == 2 * 7 / 8 * 2 * added
+    gathered = traffic(replace(plan, zero=3), 0)["data"] - 3 * 7 / 8 * 2 * added
+    assert gathered == 2 * 7 / 8 * 2 * LLAMA_8B.parameters, "the frozen weights, forward and backward"
+
+
+def test_fsdp_gathers_16_bits_and_scatters_32() -> None:
+    plan = Plan(model=LLAMA_8B, batch=8, data=8, zero=3, states=FSDP_ADAM, kernel="fused", dropout=False)
+    assert traffic(plan, 0)["data"] == 7 / 8 * (2 + 2 + 4) * LLAMA_8B.parameters
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
