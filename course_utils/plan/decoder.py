@@ -97,11 +97,8 @@ class Decoder:
         if self.latent:
             attention = parts.latent(self.width, self.heads, self.latent)
         else:
-            each, options = (
-                self.head_width or self.width // self.heads,
-                {"biases": self.biases, "qk_norm": self.qk_norm},
-            )
-            attention = parts.grouped(self.width, self.heads, self.key_value_heads, each, **options)
+            each, groups = self.head_width or self.width // self.heads, self.key_value_heads
+            attention = parts.grouped(self.width, self.heads, groups, each, biases=self.biases, qk_norm=self.qk_norm)
         around = (
             Kept(self.width, "input", "norms"),
             Kept(self.width, "product", "norms"),  # the sum behind attention, which the second norm reads

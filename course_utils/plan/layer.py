@@ -216,9 +216,9 @@ def mlp(width: int, hidden: int, *, gated: bool, bias: bool) -> tuple[tuple[Matr
 def mixture(width: int, experts: Experts) -> tuple[tuple[Matrix, ...], tuple[Kept, ...]]:
     """Router, experts and shared experts. Each token is copied to its experts; their outputs are kept to be weighed."""
     size, active = experts.width, experts.active
-    numbers = {"copies": experts.number, "active": active}
-    up = Matrix("mlp", width, size, cut="columns", **numbers)
-    matrices = [Matrix("router", width, experts.number), up, up, Matrix("mlp", size, width, cut="rows", **numbers)]
+    up = Matrix("mlp", width, size, cut="columns", copies=experts.number, active=active)
+    down = Matrix("mlp", size, width, cut="rows", copies=experts.number, active=active)
+    matrices = [Matrix("router", width, experts.number), up, up, down]
     kept = [
         Kept(2 * experts.number, "pointwise", "norms"),  # scores, and what softmax or sigmoid makes of them
         Kept(active * width, "pointwise", "norms"),  # the copies that go in

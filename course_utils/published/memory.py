@@ -94,17 +94,14 @@ def states() -> list[Check]:
         )
         for stage, printed in enumerate((120, 31.4, 16.6, 1.88))
     ]
-    for size, each, total, summed in (
-        (1, 1e9, 16, 20),
-        (7, 7e9, 112, 140),
-        (70, 70e9, 1120, 1400),
-        (405, 405e9, 6480, 8100),
-    ):
-        table = "Ultra-Scale Playbook, table of model states"
-        found.append(Check(f"{size}B: states", table, total, MASTER_ADAM.total * each / 1e9, "GB", 0))
-        found.append(
-            Check(f"{size}B: with FP32 gradients", table, summed, MASTER_ADAM_GRADIENT_SUM.total * each / 1e9, "GB", 0)
-        )
+    table = "Ultra-Scale Playbook, table of model states"
+    for billions, total, summed in ((1, 16, 20), (7, 112, 140), (70, 1120, 1400), (405, 6480, 8100)):
+        found += [
+            Check(f"{billions}B: states", table, total, MASTER_ADAM.total * billions, "GB", 0),
+            Check(
+                f"{billions}B: with FP32 gradients", table, summed, MASTER_ADAM_GRADIENT_SUM.total * billions, "GB", 0
+            ),
+        ]
     largest, size, ranks = 131e6, 6805e6, 4
     steps = (4 * largest, 4 * largest + 2 * size / ranks, 4 * largest + MASTER_ADAM_FP32_GRADIENTS.total * size / ranks)
     for name, printed, ours in zip(("all", "optimizer", "nothing"), (0.49, 3.66, 29.01), steps, strict=True):

@@ -9,7 +9,6 @@ from figure_page import figure_page
 from playwright.sync_api import Browser, Page, expect
 
 from course_utils.figures.rank_grid import answers
-from course_utils.hybrid.axes import AXES
 from course_utils.hybrid.cost import JEAN_ZAY
 from course_utils.hybrid.grid import Grid
 from course_utils.plan.planner import Plan
@@ -36,18 +35,18 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 def test_groups_are_those_of_the_package(page: Page, grid: Grid) -> None:
-    sizes, ranks = {axis: grid.size(axis) for axis in AXES}, range(0, grid.ranks, max(1, grid.ranks // 7))
+    sizes, ranks = grid.sizes, range(0, grid.ranks, max(1, grid.ranks // 7))
     found = page.evaluate(
         """([sizes, order, axes, ranks, nodes]) => {
              const grid = makeGrid(sizes, order), each = (list, f) => list.map(item => axes.map(axis => f(item, axis)));
              return [each(ranks, grid.group), each(ranks, grid.place), each(nodes, (n, axis) => grid.crosses(axis, n))];
            }""",
-        [sizes, grid.order, list(AXES), list(ranks), nodes := [1, 2, 3, 8, 16]],
+        [sizes, grid.order, list(sizes), list(ranks), nodes := [1, 2, 3, 8, 16]],
     )
     groups, places, crosses = found
-    assert groups == [[grid.group(rank, axis) for axis in AXES] for rank in ranks]
+    assert groups == [[grid.group(rank, axis) for axis in sizes] for rank in ranks]
     assert places == [list(grid.coordinates(rank).values()) for rank in ranks]
-    assert crosses == [[grid.crosses(axis, per_node) for axis in AXES] for per_node in nodes]
+    assert crosses == [[grid.crosses(axis, per_node) for axis in sizes] for per_node in nodes]
 
 
 def test_it_answers_to_mouse_and_keyboard(page: Page) -> None:
