@@ -87,13 +87,13 @@ def small(**changes: Any) -> DecoderConfig:
     return replace(config, **changes)
 
 
-@pytest.fixture(params=MODELS)
-def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Any, Decoder]:
-    """The library's model, and ours from what it saved in three files."""
-    theirs = library_model(request.param)
-    theirs.save_pretrained(tmp_path, max_shard_size="60KB")
-    assert (tmp_path / "model.safetensors.index.json").exists()
-    return theirs, load_decoder(tmp_path).eval()
+@pytest.fixture(params=MODELS, scope="module")
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Decoder]:
+    """The library's model, and ours from what it saved in several files."""
+    folder, theirs = tmp_path_factory.mktemp("theirs"), library_model(request.param)
+    theirs.save_pretrained(folder, max_shard_size="60KB")
+    assert (folder / "model.safetensors.index.json").exists()
+    return theirs, load_decoder(folder).eval()
 
 
 @torch.no_grad()
