@@ -69,7 +69,7 @@ def config_to_transformers(config: DecoderConfig) -> dict[str, Any]:
     scaling: dict[str, Any] | None = None
     if rope.scaling != "none":
         scaling = {"rope_type": rope.scaling, "factor": rope.factor}
-    if scaling is not None and rope.trained_length:
+    if scaling is not None and rope.scaling in ("llama3", "yarn"):
         scaling |= {"original_max_position_embeddings": rope.trained_length}
     if scaling is not None and rope.scaling == "llama3":
         scaling |= {"low_freq_factor": rope.slow, "high_freq_factor": rope.fast}
@@ -130,7 +130,7 @@ def _rope(said: Mapping[str, Any], where: str) -> Rope:
     kinds = {"default": "none", "linear": "linear", "llama3": "llama3", "yarn": "yarn"}
     if kind not in kinds or told.get("partial_rotary_factor", 1.0) != 1.0 or told.get("mscale"):
         raise ValueError(f"{where}: config.json says {told} of its positions, and only {', '.join(kinds)} are read")
-    slow, fast = (told.get("beta_slow") or 1, told.get("beta_fast") or 32)
+    slow, fast = (told.get("beta_slow") or 1.0, told.get("beta_fast") or 32.0)
     if kind == "llama3":
         slow, fast = told["low_freq_factor"], told["high_freq_factor"]
     return Rope(
@@ -138,8 +138,8 @@ def _rope(said: Mapping[str, Any], where: str) -> Rope:
         scaling=kinds[kind],  # type: ignore[arg-type]
         factor=told.get("factor") or 1.0,
         trained_length=told.get("original_max_position_embeddings") or said["max_position_embeddings"],
-        slow=slow,
-        fast=fast,
+        slow=float(slow),
+        fast=float(fast),
         attention_factor=told.get("attention_factor"),
     )
 
