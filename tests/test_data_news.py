@@ -282,7 +282,7 @@ def test_an_embedded_name_is_not_a_file_of_that_name(written, monkeypatch):
         ('{"tag": "体育", "title": "补时"', "column 28"),
         ("体育\t补时扳平", "found 体育\t补时扳平: write one complete object"),
         ("{'tag': '体育', 'title': '补时'}", "double quotes: write the line with json.dumps"),
-        ('[{"tag": "体育", "title": "补时"},', "one JSON array: write its objects one a line"),
+        ('[{"tag": "体育", "title": "补时"},', "write one complete object on each line"),
         ('["体育", "补时"]', "a JSON array"),
         ('"体育"', 'value "体育"'),
         ("null", "value null"),
@@ -291,7 +291,10 @@ def test_an_embedded_name_is_not_a_file_of_that_name(written, monkeypatch):
         ("{}", "'tag' is missing (found none)"),
         ('{"label": "体育", "title": "补时"}', "'tag' is missing (found 'label', 'title')"),
         ('{"tag": "体育", "text": "补时"}', "'title' is missing (found 'tag', 'text')"),
-        ('{"tag": 10, "title": "补时"}', "'tag' is 10"),
+        ('{"tag": 1.5, "title": "补时"}', "'tag' is 1.5"),
+        ('{"tag": true, "title": "补时"}', "'tag' is true"),
+        ('{"tag": 10, "title": "补时"}', "unknown tag '10': write one of"),
+        ('{"tag": "体育", "title": 10}', "'title' is 10"),
         ('{"tag": ["体育"], "title": "补时"}', "'tag' is [\"体育\"]"),
         ('{"tag": "体育", "title": null}', "'title' is null"),
         ('{"tag": "体育", "title": ""}', "'title' is empty"),
@@ -379,57 +382,6 @@ def test_titles_with_two_labels_are_told_and_kept(written, caplog):
     assert "titles.json: 2 titles stand with two labels, first in lines 1 and 3 (体育 and 股票): 补时扳平" in said
     load_titles("train")
     assert len(caplog.messages) == 1, "the embedded titles contradict each other"
-
-
-CHINESE = [
-    f'{{"tag": "{tag}", "title": "{text}"}}' for tag, text in [("体育", "一球定胜负"), ("股票", "半年线得而复失")]
-]
-TRADITIONAL = (
-    '{"tag": "體育", "title": "補時進球扳平比分，觀眾歡聲雷動"}\n{"tag": "股票", "title": "臺灣上市公司獲利創新高"}'
-)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (
-            ("\n" + GOOD).encode("gbk"),
-            "line 2: the byte 0xcc is not UTF-8; the file reads as GBK: convert it with iconv",
-        ),
-        (GOOD.encode("gbk") + b"\n\xff\xff\xff", "line 1: the byte 0xcc is not UTF-8, and the file is not GBK either"),
-        (TRADITIONAL.encode("big5"), "line 1: the byte 0xc5 is not UTF-8, and the file is not GBK either"),
-        ('{"tag": "体育", "title": "世界新記録"}'.encode("shift-jis", "ignore"), "and the file is not GBK either"),
-        ("Markets’ “quiet” day – it’s over".encode("cp1252"), "the byte 0x92 is not UTF-8, and the file is not GBK"),
-        (("\n".join(CHINESE)).encode() + b"\n\xe9\x97", "line 3: the byte 0xe9 is not UTF-8, though the rest is"),
-        (
-            "\n".join(CHINESE * 9).encode() + b"\n" + GOOD.encode("gbk"),
-            "line 19: the byte 0xcc is not UTF-8, though the",
-        ),
-        (GOOD.encode("utf-8-sig"), "line 1: the file begins with ef bb bf, the byte-order mark of UTF-8"),
-        (GOOD.encode("utf-16"), "ff fe, the byte-order mark of UTF-16"),
-        (b"\xfe\xff" + GOOD.encode("utf-16-be"), "convert it with iconv -f UTF-16 -t UTF-8 FILE > NEW"),
-        (GOOD.encode("utf-32"), "ff fe 00 00, the byte-order mark of UTF-32"),
-        (b"\x1f\x8b\x08" + bytes(20), "gunzip -c FILE > NEW"),
-        (b"PK\x03\x04" + bytes(20), "a zip archive or an Excel sheet"),
-        (GOOD.encode() + b"\n" + bytes(4096), "line 2: there are NUL bytes: the file is damaged"),
-    ],
-)
-def test_a_file_that_is_not_utf8_is_named_with_the_command_that_mends_it(written, content, message):
-    file = written(content)
-    with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        load_titles(file)
-    assert str(caught.value).startswith(str(file))
-
-
-@pytest.mark.parametrize("encoding", ["UTF-16LE", "UTF-16BE", "UTF-32LE", "UTF-32BE"])
-@pytest.mark.parametrize("text", ["\n".join(CHINESE), GOOD, "title,tag\n一一一一一,体育\n"])
-def test_utf_16_without_a_mark_is_not_called_gbk(written, encoding, text):
-    """The command that is named does mend it: it gives the very text."""
-    file = written(text.encode(encoding))
-    with pytest.raises(ValueError, match=f"{encoding} without a mark") as caught:
-        load_titles(file)
-    command = re.search(r"iconv -f (\S+) -t UTF-8", str(caught.value))
-    assert file.read_bytes().decode(command[1]) == text
 
 
 # Statistics

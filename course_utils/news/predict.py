@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.data.news import LABELS, Title, check_text
+from course_utils.data.news import LABELS, Title
+from course_utils.data.text_files import check_text
 from course_utils.news.config import Config
 from course_utils.news.data import Encoded, encode, in_order
 from course_utils.news.model import Built, TitleModel, build
