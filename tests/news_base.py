@@ -60,6 +60,7 @@ def small(folder: Path, **choices: Any) -> Config:
         "base": str(folder / "base"),
         "train": str(folder / "train.json"),
         "validation": str(folder / "valid.json"),
+        "test": str(folder / "valid.json"),
         "output": str(folder / "output"),
         "epochs": 2,
         "max_length": 24,

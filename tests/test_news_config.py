@@ -94,7 +94,10 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"strategy": "deepspeed", "zero_stage": 3}, "zero_stage is 3, expected less than or equal to 2 (of DeepSpeed"),
     ({"strategy": "deepspeed", "resume": True}, "strategy deepspeed keeps no optimizer state to resume from: begin"),
     ({"strategy": "fsdp"}, "strategy is 'fsdp', expected 'ddp' or 'deepspeed'"),
-    ({"titles": 0}, "titles is 0, expected greater than or equal to 1 (train on the first so many alone"),
+    (
+        {"titles": 0},
+        "titles is 0, expected greater than or equal to 1 (train on so many alone, of each label its share)",
+    ),
     ({"processes": 3}, "batch_size 32 cannot be split over 3 processes: choose a multiple, such as 33"),
     ({"max_length": 2}, "max_length is 2, expected greater than or equal to 3"),
     ({"pool": "max"}, "pool is 'max', expected 'own', 'cls' or 'mean'"),

@@ -20,7 +20,7 @@ from course_utils.news.model import build, count
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Config:
     folder = tmp_path_factory.mktemp("news")
     make_base(folder / "base")
-    return small(folder, tactic="head", titles=16, epochs=1, batch_size=16, max_length=30)
+    return small(folder, tactic="head", train="train", titles=32, epochs=1, batch_size=16, max_length=30)
 
 
 def test_the_plan_is_what_the_chapter_says() -> None:
@@ -71,7 +71,7 @@ def test_a_run_and_its_line(
     study.main(["--file", str(file)])
     said = capsys.readouterr().out.splitlines()
     assert said[-2:] == ["all 1 runs of the plan are there"] * 2
-    assert len([line for line in said if line.startswith("head on 16 titles, seed 3")]) == 1
+    assert len([line for line in said if line.startswith("head on 32 titles, seed 3")]) == 1
     row = study.rows(file)[study.key(tiny)]
     assert len(row.answers) == len(load_titles("test"))
     assert row.report() == report(study.labels_of_test(), row.guesses())

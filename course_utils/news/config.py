@@ -50,12 +50,15 @@ class Config(RunSettings):
 
     example: ClassVar[str] = "tactic: lora"
 
-    train: str = Field("train", description="titles to train on: a JSON Lines file, or a split of the embedded ones")
-    validation: str = Field("validation", description="titles that choose: when to stop, which epoch is best")
-    test: str = Field("test", description="titles that report, looked at once")
-    titles: int | None = Field(
-        None, ge=1, description="train on the first so many alone; of the embedded a fair sample"
+    train: str = Field("train", description="titles to train on: a file of one's own, or a split of the embedded ones")
+    validation: str = Field(
+        "validation", description="titles that choose the epoch: a file; left out, a tenth of a file to train on"
     )
+    test: str = Field("test", description="titles that report: a file; left out, a fifth of a file to train on")
+    titles: int | None = Field(None, ge=1, description="train on so many alone, of each label its share")
+    text_field: str | None = Field(None, description="what a file calls its texts: a field, or a column's number")
+    label_field: str | None = Field(None, description="what a file calls its labels: a field, or a column's number")
+    split_seed: int = Field(0, ge=0, description="draws what is held out; not the run's seed, so that runs compare")
     base: str = Field("embedded", description="'embedded', 'untrained', a folder or file of a BERT, or its hub name")
     pool: Literal["own", "cls", "mean"] = Field("own", description="what the head reads; 'own' as the base was made")
     max_length: int = Field(48, ge=3, description="tokens of a title, [CLS] and [SEP] among them; longer ones are cut")

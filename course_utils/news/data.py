@@ -13,8 +13,7 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from course_utils.data.news import Title, load_titles
-from course_utils.news.config import Config
+from course_utils.data.news import LABELS, Title
 
 TOGETHER = 8  # batches whose titles are sorted by length, so that each holds titles of much the same length
 
@@ -25,7 +24,7 @@ class Encoded:
 
     Args:
         ids: one list of token ids for each title, without padding.
-        labels: ``[titles]`` integers, 0 to 17.
+        labels: ``[titles]`` integers, the places of their labels in the list of labels.
         pad: the id that fills short rows; nothing is ever read there.
         cut: how many titles were longer than fits, and lost their end.
     """
@@ -49,25 +48,20 @@ class Encoded:
         return x, self.labels[list(rows)]
 
 
-def encode(titles: Sequence[Title], tokenizer: Tokenizer, pad: int) -> Encoded:
-    """Tokenise all titles in one call, each cut to the length that the tokenizer was set to."""
+def encode(titles: Sequence[Title], tokenizer: Tokenizer, pad: int, labels: Sequence[str] = LABELS) -> Encoded:
+    """Tokenise all titles in one call, each cut to the length that the tokenizer was set to.
+
+    Args:
+        labels: all that there are, in the order of the model's outputs.
+    """
+    places = {label: place for place, label in enumerate(labels)}
     texts = tokenizer.encode_batch([title.title for title in titles])
     return Encoded(
         [text.ids for text in texts],
-        torch.tensor([title.label for title in titles], dtype=torch.long),
+        torch.tensor([places[title.tag] for title in titles], dtype=torch.long),
         pad,
         sum(bool(text.overflowing) for text in texts),
     )
-
-
-def titles_to_train_on(config: Config) -> list[Title]:
-    """All titles of ``config.train``, or the first ``config.titles`` of them. Raises ``ValueError`` for too few."""
-    found = load_titles(config.train)
-    if config.titles is not None and config.titles > len(found):
-        raise ValueError(
-            f"titles is {config.titles:,}, but {config.train} holds {len(found):,}: choose fewer, or leave the key out"
-        )
-    return found[: config.titles]
 
 
 def in_order(data: Encoded, size: int, *, rank: int = 0, world_size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ class TitleModel(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        """Ids and mask ``[B, 2, N]`` to logits ``[B, 18]``."""
+        """Ids and mask ``[B, 2, N]`` to logits ``[B, labels]``."""
         ids, mask = x.unbind(1)
         logits = self.model(input_ids=ids, attention_mask=mask)
         return logits if isinstance(logits, Tensor) else logits.logits  # transformers returns more than the logits
@@ -57,12 +58,14 @@ class Built:
         tokenizer: the base's own, which cuts titles at ``max_length``.
         pad: the token id for padding.
         base: the SHA-256 of the base's fingerprint, without the head: two runs with the same one began the same.
+        labels: in the order of the model's outputs.
     """
 
     model: TitleModel
     tokenizer: Tokenizer
     pad: int
     base: str
+    labels: tuple[str, ...] = LABELS
 
     def trained(self) -> nn.ParameterDict:
         """The parameters that train, by name: what a checkpoint holds. The base is not in it."""
@@ -71,30 +74,33 @@ class Built:
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint says of the model, and is compared when it is read."""
-        return {"labels": list(LABELS), "base": self.base}
+        return {"labels": list(self.labels), "base": self.base}
 
 
-def build(config: Config) -> Built:
+def build(config: Config, labels: Sequence[str] = LABELS) -> Built:
     """The model of a configuration. Seeds everything first: the head and the tactic's first values are drawn here.
+
+    Args:
+        labels: those that the head tells apart.
 
     Raises:
         FileNotFoundError, OSError: there is no such base, or the hub cannot be reached.
         ValueError: the base is broken or of another kind, or the tactic finds nothing to tune.
     """
     seed_everything(config.seed)
-    model, tokenizer = load_base(config)
+    model, tokenizer = load_base(config, len(labels))
     _set_length(tokenizer, config.max_length, model.config.max_length, config)
     marks = json.dumps(fingerprint(model, leave_out=["head"]), sort_keys=True)
     pad, base = model.config.pad_token, hashlib.sha256(marks.encode()).hexdigest()
     if config.library == "peft":
         from course_utils.news.with_peft import wrapped  # peft takes seconds to import
 
-        return Built(TitleModel(wrapped(model, config)), tokenizer, pad, base)
+        return Built(TitleModel(wrapped(model, config)), tokenizer, pad, base, tuple(labels))
     if config.tactic == "full":
         model.requires_grad_(True)
     else:
         inject(model, *tactic(config), train=["head"])
-    return Built(TitleModel(model), tokenizer, pad, base)
+    return Built(TitleModel(model), tokenizer, pad, base, tuple(labels))
 
 
 def count(model: nn.Module) -> tuple[int, int]:
@@ -104,8 +110,8 @@ def count(model: nn.Module) -> tuple[int, int]:
     return sum(p.numel() for p in working if p.requires_grad), sum(p.numel() for p in working)
 
 
-def load_base(config: Config) -> tuple[TextModel, Tokenizer]:
-    """The encoder with a fresh head for the 18 labels, and its tokenizer.
+def load_base(config: Config, classes: int = len(LABELS)) -> tuple[TextModel, Tokenizer]:
+    """The encoder with a fresh head for so many labels, and its tokenizer.
 
     ``base="untrained"`` is the embedded encoder with weights drawn anew: what is left when pretraining is taken away.
     """
@@ -113,9 +119,9 @@ def load_base(config: Config) -> tuple[TextModel, Tokenizer]:
     if config.pool == "mean":
         pooling["pooler"] = False
     if config.base in ("embedded", "untrained"):
-        model, tokenizer = load_encoder(len(LABELS), **pooling)
+        model, tokenizer = load_encoder(classes, **pooling)
         return (model if config.base == "embedded" else TextModel(model.config)), tokenizer
-    model = load_text(config.base, num_classes=len(LABELS), replace_head=True, **pooling)
+    model = load_text(config.base, num_classes=classes, replace_head=True, **pooling)
     return model, load_tokenizer(config.base, model.config.vocab_size)
 
 

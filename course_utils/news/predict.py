@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from course_utils.data.news import LABELS, Title
-from course_utils.data.text_files import check_text
+from course_utils.data.news import Title
+from course_utils.data.text_files import check_text, decoded, read_text
 from course_utils.news.config import Config
 from course_utils.news.data import Encoded, encode, in_order
 from course_utils.news.model import Built, TitleModel, build
@@ -39,7 +39,7 @@ def open_run(folder: str | Path, **changes: Any) -> tuple[Config, Built]:
     """
     found = open_checkpoint(folder, "python -m course_utils.news.train")
     config = Config.checked({**(found.config or {}), **changes}, str(found.path))
-    built = build(config)
+    built = build(config, labels_of_run(found))
     fill(built, found)
     built.model.eval()
     return config, built
@@ -52,14 +52,24 @@ def fill(built: Built, found: Checkpoint) -> None:
         ValueError: the file is of another base or other labels, or lacks a single parameter.
     """
     facts = facts_of(found, "base")
-    if facts.get("labels") != list(LABELS):
-        raise ValueError(f"{found.path} was trained for other labels than these 18: it is no run of this project")
+    if facts.get("labels") != list(built.labels):
+        raise ValueError(
+            f"{found.path} was trained for other labels than this model: build it with the labels it holds"
+        )
     if facts["base"] != built.base:
         was = dict(found.config or {}).get("base")
         raise ValueError(
             f"{found.path} was trained on {was}, and this base has other weights: give the one it was trained on"
         )
     found.restore(built.trained())
+
+
+def labels_of_run(found: Checkpoint) -> tuple[str, ...]:
+    """The labels that a run was trained for. Raises ``ValueError`` for a checkpoint of no run of this project."""
+    labels = facts_of(found, "base").get("labels")
+    if not isinstance(labels, list) or not all(isinstance(label, str) for label in labels):
+        raise ValueError(f"{found.path} says no labels: it is no run of this project")
+    return tuple(labels)
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ class Prediction:
 
 @torch.inference_mode()
 def logits(model: TitleModel, data: Encoded, batch_size: int = 64) -> Tensor:
-    """The model's logits for all titles in their order, ``[titles, 18]``, with dropout off meanwhile."""
+    """The model's logits for all titles in their order, ``[titles, labels]``, with dropout off meanwhile."""
     was_training, device = model.training, next(model.parameters()).device
     model.eval()
     try:
@@ -94,10 +104,11 @@ def predict(built: Built, titles: Sequence[str], top: int = 1) -> list[Predictio
     """The ``top`` labels of each title, with probabilities.
 
     Raises:
-        ValueError: no titles, an empty one, or a ``top`` outside 1 to 18.
+        ValueError: no titles, an empty one, or a ``top`` outside 1 to the number of labels.
     """
-    if not 1 <= top <= len(LABELS):
-        raise ValueError(f"top is {top}, expected 1 to {len(LABELS)}, the number of labels")
+    labels = built.labels
+    if not 1 <= top <= len(labels):
+        raise ValueError(f"top is {top}, expected 1 to {len(labels)}, the number of labels")
     if isinstance(titles, str):
         raise ValueError(f"titles is the text {titles[:20]!r}: give a list of titles, such as [title]")
     if not titles:
@@ -109,38 +120,30 @@ def predict(built: Built, titles: Sequence[str], top: int = 1) -> list[Predictio
             check_text(title)
         except ValueError as fault:
             raise ValueError(f"title {number} {fault}") from None
-    data = encode(
-        [Title(LABELS[0], title.strip()) for title in titles], built.tokenizer, built.pad
-    )  # any label will do
+    unlabelled = [Title(labels[0], title.strip()) for title in titles]  # any label will do
+    data = encode(unlabelled, built.tokenizer, built.pad, labels)
     best = logits(built.model, data).softmax(-1).topk(top)
     return [
-        Prediction(title.strip(), tuple(LABELS[i] for i in numbers), tuple(shares))
+        Prediction(title.strip(), tuple(labels[i] for i in numbers), tuple(shares))
         for title, numbers, shares in zip(titles, best.indices.tolist(), best.values.tolist(), strict=True)
     ]
 
 
 def read_titles(file: Path | None) -> list[str]:
     """The lines of a file, or of standard input, that are not blank."""
-    lines: Iterable[str]
     if file is None:
-        lines = sys.stdin
+        text = decoded(sys.stdin.buffer.read(), "standard input")
     elif not file.is_file():
         raise FileNotFoundError(f"there is no file {file}: check the path")
     else:
-        try:
-            lines = file.read_text(encoding="utf-8").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(
-                f"{file} is not UTF-8 (byte {error.object[error.start]:#04x}): convert it, for GBK with "
-                "iconv -f GB18030 -t UTF-8 FILE > NEW"
-            ) from None
-    return [line.strip() for line in lines if line.strip()]
+        text = read_text(file)
+    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Label Chinese news titles.")
+    parser = argparse.ArgumentParser(description="Label titles with a run's labels.")
     parser.add_argument("titles", nargs="*", help="titles; without any, lines of --file or of standard input")
-    parser.add_argument("--file", type=Path, help="a UTF-8 text with one title a line")
+    parser.add_argument("--file", type=Path, help="a text with one title a line")
     parser.add_argument("--run", default="output/lora", help="a run's folder, or a checkpoint")
     parser.add_argument("--base", help="where the base lies now, if it was moved since")
     parser.add_argument("--top", type=int, default=1, help="how many labels to name for each title")

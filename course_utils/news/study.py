@@ -32,11 +32,12 @@ from course_utils.files import atomic_write
 from course_utils.measure.live import LiveMemory
 from course_utils.models.embedded import ENCODER_SHA256
 from course_utils.news.config import TACTICS, Config
-from course_utils.news.data import Encoded, encode, titles_to_train_on
+from course_utils.news.data import Encoded, encode
 from course_utils.news.evaluate import Report, report
 from course_utils.news.model import Built, build
 from course_utils.news.optimizer import make_optimizer
 from course_utils.news.predict import logits, open_run
+from course_utils.news.titles import title_set
 from course_utils.news.train import train
 from course_utils.training import make_scaler, train_step
 from course_utils.training.folder import BEST
@@ -63,7 +64,13 @@ RATES_ON_ALL = {"head": (3e-2, 1e-1), "lora": (1e-3, 2e-3, 5e-3), "full": (1e-4,
 LETTERS = "abcdefghijklmnopqr"  # one for each label
 # What does not say what is computed.
 OF_THE_MACHINE = {"output", "resume", "overwrite", "processes", "strategy", "zero_stage", "save_every", "tensorboard"}
-LATER = {"ema": 0.0, "compile": False}  # keys that the first lines' version did not have, as it ran
+LATER = {
+    "ema": 0.0,
+    "compile": False,
+    "text_field": None,
+    "label_field": None,
+    "split_seed": 0,
+}  # keys that the first lines' version did not have, as it ran
 
 Part = Literal["rates", "heads", "compared", "curve", "untrained"]
 
@@ -227,7 +234,7 @@ def step_memory(config: Config) -> int:
     The second step is measured, when the moments are there, with the longest titles of the set.
     """
     built = build(config)
-    data = encode(titles_to_train_on(config), built.tokenizer, built.pad)
+    data = encode(title_set(config).train.titles, built.tokenizer, built.pad)
     rows = sorted(range(len(data)), key=lambda row: len(data.ids[row]))[-config.batch_size :]
     optimizer, scaler = (
         make_optimizer(built.model, config),

@@ -2,7 +2,7 @@
 
     python -m course_utils.news.train --tactic lora --epochs 3
     python -m course_utils.news.train --config run.yaml --processes 2
-    torchrun --nproc-per-node 4 -m course_utils.news.train --train train_tag_news.json --base bert-base-chinese
+    torchrun --nproc-per-node 4 -m course_utils.news.train --train titles.csv --base bert-base-chinese
     deepspeed --no_local_rank --module course_utils.news.train --strategy deepspeed --zero_stage 2
 
 A checkpoint in ``output/<tactic>`` holds what was trained, and how to rebuild the rest. What else is written:
@@ -17,12 +17,12 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
-from course_utils.data.news import load_titles
 from course_utils.launch import Process
 from course_utils.news.config import Config
-from course_utils.news.data import batches, encode, in_order, titles_to_train_on
+from course_utils.news.data import batches, encode, in_order
 from course_utils.news.model import build, count
 from course_utils.news.optimizer import make_optimizer, make_schedule
+from course_utils.news.titles import title_set
 from course_utils.training import choose_precision
 from course_utils.training.checkpoint import parameters_named
 from course_utils.training.processes import command_line
@@ -40,10 +40,12 @@ def train(config: Config) -> RunResult:
 
 def make_task(config: Config, process: Process) -> Task:
     """The run of a configuration."""
-    built = build(config)
+    titles = title_set(config)
+    built = build(config, titles.labels)
     built.model.to(process.device)
-    shown, held = titles_to_train_on(config), load_titles(config.validation)
-    data, kept = (encode(titles, built.tokenizer, built.pad) for titles in (shown, held))
+    data, kept = (
+        encode(part.titles, built.tokenizer, built.pad, built.labels) for part in (titles.train, titles.validation)
+    )
     names, precision = set(dict(built.trained())), choose_precision(config.precision, process.device)
     share = {"rank": process.rank, "world_size": process.world_size}
     if len(data) < process.world_size:
@@ -76,6 +78,8 @@ def make_task(config: Config, process: Process) -> Task:
         noun="tokens",
         count=lambda x: int(x[:, 1].sum()),  # the mask: padding is no token
         title=f"{config.tactic} on {config.base}, {len(data):,} titles, {data.cut} cut at {config.max_length} tokens",
+        data=titles.names(),
+        files=titles.files(),
         reseed="epoch",  # as the runs that the chapter compares were made
         engine=engine,
     )
@@ -83,7 +87,7 @@ def make_task(config: Config, process: Process) -> Task:
 
 def main(words: list[str] | None = None) -> None:
     """The command line."""
-    command_line(Config, train, words, "Train a classifier of Chinese news titles.")
+    command_line(Config, train, words, "Train a classifier of titles, or of other short texts.")
 
 
 if __name__ == "__main__":

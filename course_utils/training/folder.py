@@ -87,4 +87,4 @@ def _plain(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
-    return text if len(text := repr(value)) < 60 else f"{text[:40]}... ({len(text)} characters)"
+    return text if len(text := repr(value)) < 120 else f"{text[:40]}... ({len(text)} characters)"

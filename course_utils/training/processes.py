@@ -89,6 +89,10 @@ def count_processes(config: RunSettings) -> int:
 
 
 def _with_log(train: Callable[[Config], Any], config: Config) -> None:
-    """What a process of the command line does."""
-    logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    """What a process of the command line does. Rank 0 alone speaks, also of what all of them read."""
+    rank = (
+        dist.get_rank() if dist.is_initialized() else int(os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")))
+    )
+    level = logging.INFO if rank == 0 else logging.ERROR
+    logging.basicConfig(level=level, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     train(config)

@@ -86,6 +86,9 @@ class Task:
         sizes: parameters that train, and all; by default counted.
         noun, count: what is counted for the speed, ``count(x)`` of them in a batch.
         title: begins the log.
+        data: what the data are called that are trained on, that choose (``"validation"``) and that judge (``"test"``).
+            It stands in the log, the checkpoints and the history, and is compared when the run is resumed.
+        files: what is to lie beside the run from its first step, such as a split that was drawn: name to text.
         reseed: when the generators, which dropout and drop path draw from, begin anew. At each step they need not be
             saved.
         engine: makes what takes the steps in place of ``optimizer``; all processes call it together. It keeps no state
@@ -109,6 +112,8 @@ class Task:
     noun: str = "images"
     count: Callable[[Tensor], int] = lambda x: x.shape[0]
     title: str = ""
+    data: Mapping[str, str] = field(default_factory=dict)
+    files: Mapping[str, str] = field(default_factory=dict)
     reseed: Literal["step", "epoch"] = "step"
     engine: Callable[[], Engine] | None = None
 
@@ -169,6 +174,7 @@ class _Run:
         found = open_folder(config)
         self.task = task = prepare(process)
         self.config, self.process = config, process
+        self.facts = {**task.facts, **{f"{part} data": name for part, name in task.data.items()}}
         if config.batch_size % process.world_size:
             world = process.world_size
             raise ValueError(
@@ -200,6 +206,11 @@ class _Run:
         folder = self.config.folder
         if self.process.rank == 0 and folder is not None and not self.config.resume:
             (folder / BEST).unlink(missing_ok=True)  # overwrite: the old run's
+        if self.process.rank == 0 and folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            for name, text in self.task.files.items():
+                with atomic_write(folder / name, "w") as file:
+                    file.write(text)
         if self.process.rank == 0 and folder is not None and self.writer_of is not None:
             self.writer = self.writer_of(folder / "tensorboard", purge_step=self.step)
         self._say_begin()
@@ -296,7 +307,7 @@ class _Run:
             kept = self.task.model if self.averaged is None else self.averaged.module
             weights = self.task.trained(kept).state_dict()
             self.best = {name: value.detach().to("cpu", copy=True) for name, value in weights.items()}
-            self._write(BEST, kept, extra={"facts": self.task.facts, "accuracy": row["validation_accuracy"]})
+            self._write(BEST, kept, extra={"facts": self.facts, "accuracy": row["validation_accuracy"]})
         self._save()
         self._write_history(None)
         told = list(row.items())[1:]
@@ -312,12 +323,14 @@ class _Run:
             self.task.trained(self.task.model).load_state_dict(dict(self.best))
         if self.task.test is not None and not stopped:
             test = self._evaluate(self.task.test, self._judged_model() if self.best is None else self.task.model)
-            self._say("test: accuracy %.4f, loss %.4f (%s)", test.accuracy, test.loss, f"{test.samples:,} samples")
+            judges = self.task.data.get("test", f"{test.samples:,} samples")
+            self._say("test: accuracy %.4f, loss %.4f (%s)", test.accuracy, test.loss, judges)
         if chosen is not None:
             row = self.epochs[chosen - 1]
             validation = Metrics(row["validation_loss"], row["validation_accuracy"], self.validated)
+            chose = f" on {self.task.data['validation']}" if "validation" in self.task.data else ""
             where = "" if self.config.folder is None else f": {self.config.folder / BEST}"
-            self._say("best epoch %d, validation accuracy %.4f%s", chosen, validation.accuracy, where)
+            self._say("best epoch %d, validation accuracy %.4f%s%s", chosen, validation.accuracy, chose, where)
         self._write_history(test)
         if self.process.world_size > 1:
             dist.barrier()  # what the others do next may be to read the files
@@ -351,7 +364,7 @@ class _Run:
 
     def _resume(self, found: Checkpoint) -> None:
         """Put everything back to where the run stood."""
-        check_same_run(found, self.config, self.task.facts)
+        check_same_run(found, self.config, self.facts)
         extra = found.extra
         self.step, self.losses = found.step, list(extra.get("losses", []))
         self.epochs = list(extra["epochs"] if "epochs" in extra else extra["history"])
@@ -382,7 +395,7 @@ class _Run:
 
     def _save(self) -> None:
         """The run as it stands. Process 0 writes for all: after a step they all hold the same."""
-        extra: dict[str, Any] = {"facts": self.task.facts, "losses": self.losses, "epochs": self.epochs}
+        extra: dict[str, Any] = {"facts": self.facts, "losses": self.losses, "epochs": self.epochs}
         extra |= {"averaged": None if self.averaged is None else dict(self.averaged.state_dict())}
         if self.task.reseed == "epoch":
             extra["generators"] = _gather_generators(self.process)
@@ -399,6 +412,7 @@ class _Run:
         if self.config.folder is not None and self.process.rank == 0:
             self.config.folder.mkdir(parents=True, exist_ok=True)
             content = {"epochs": self.epochs, "test": None if test is None else asdict(test), "losses": self.losses}
+            content |= {"data": dict(self.task.data)}
             with atomic_write(self.config.folder / HISTORY, "w") as file:
                 json.dump(content | {"config": self.config.model_dump()}, file, indent=1)
 
@@ -411,6 +425,8 @@ class _Run:
             *(self.config.batch_size * self.config.accumulate, "samples", self.task.precision),
             *(self.process.world_size, self.process.device.type, f", from step {self.step}" if self.step else ""),
         )
+        if self.task.data:
+            self._say("data: %s", "; ".join(f"{part}: {name}" for part, name in self.task.data.items()))
 
     def _say(self, words: str, *values: Any) -> None:
         if self.process.rank == 0:
