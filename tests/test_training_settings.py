@@ -1,5 +1,7 @@
 """Settings from a file, the command line and Python agree; what is wrong is said in a sentence."""
 
+from typing import Literal
+
 import pytest
 from pydantic import Field, ValidationError
 
@@ -86,3 +88,11 @@ def test_a_key_may_be_spelled_as_in_a_file_and_the_environment_is_not_read(monke
         head_lr=0.5, layers=("a_b", "c")
     )
     assert Run.from_command_line(["--head_lr=0.5"], "").head_lr == 0.5
+
+
+def test_a_word_that_is_none_is_not_nothing():
+    class Augmented(Run):
+        augment: Literal["none", "crop"] = Field("crop", description="what is done")
+
+    found = Augmented.from_command_line(["--augment", "none", "--head-lr", "none"], "")
+    assert (found.augment, found.head_lr) == ("none", None)

@@ -34,6 +34,7 @@ from course_utils.launch import Process, distributed_from_environment
 from course_utils.launch.agree import agree
 from course_utils.precision import Precision
 from course_utils.training import checkpoint
+from course_utils.training.alone import alone_in
 from course_utils.training.checkpoint import Checkpoint
 from course_utils.training.folder import BEST, HISTORY, LAST, check_same_run, open_folder
 from course_utils.training.loop import (
@@ -49,10 +50,12 @@ from course_utils.training.loop import (
 from course_utils.training.optim import averaging
 from course_utils.training.processes import Stop, stop_on_signal
 from course_utils.training.settings import RunSettings
+from course_utils.training.sound import check_loss, check_weights, strict
 from course_utils.training.speed import peak, training_flops
 
 Config = TypeVar("Config", bound=RunSettings)
 log = logging.getLogger("course_utils.run")
+PROGRESS = 15.0  # seconds between two lines, where no bar is shown
 
 
 class Engine(Protocol):
@@ -61,6 +64,14 @@ class Engine(Protocol):
     model: nn.Module
 
     def step(self, micro_batches: list[Batch]) -> StepResult: ...
+
+    def kept(self) -> str:
+        """What is left of a run that cannot go on."""
+        if self.config.folder is None:
+            return "Nothing was saved: the run has no output"
+        if self.saved is None:
+            return f"No checkpoint was written to {self.config.folder} yet"
+        return f"{self.config.folder / LAST} is kept as it was after step {self.saved}"
 
     def close(self) -> None: ...
 
@@ -153,17 +164,23 @@ def run(config: RunSettings, prepare: Callable[[Process], Task]) -> RunResult:
 
     Raises:
         FileNotFoundError, OSError: data, base or the checkpoint to resume are not there, or nothing can be written.
-        ValueError: any of them is broken or does not fit the settings, or a run is there already.
-        FloatingPointError: the loss became inf or nan.
+        ValueError: any of them is broken or does not fit the settings, or a run is there already, or under way.
+        FloatingPointError: a loss or a weight became inf or nan; what was saved before is kept.
     """
     with distributed_from_environment() as process, stop_on_signal(process) as stop:
         gpus = [process.device] if process.device.type == "cuda" else []
-        with torch.random.fork_rng(gpus), contextlib.closing(agree(lambda: _Run(config, process, prepare))) as this:
+        with torch.random.fork_rng(gpus), contextlib.ExitStack() as stack:
+            folder = config.folder if process.rank == 0 else None
+            agree(lambda: stack.enter_context(alone_in(folder)))
+            this = stack.enter_context(contextlib.closing(agree(lambda: _Run(config, process, prepare))))
             this.begin()
             stopped = False
-            while not stopped and not this.finished:
-                stopped = this.train_epoch(stop)
-            return this.result(stopped)
+            try:
+                while not stopped and not this.finished:
+                    stopped = this.train_epoch(stop)
+                return this.result(stopped)
+            except FloatingPointError as error:
+                raise FloatingPointError(f"{error}. {this.kept()}") from error
 
 
 class _Run:
@@ -187,6 +204,7 @@ class _Run:
         self.step, self.losses, self.epochs = 0, list[float](), list[dict[str, float]]()
         self.best: Mapping[str, Tensor] | None = None
         self.validated = 0  # samples
+        self.saved: int | None = None  # the step of the last checkpoint
         self.replica: nn.Module | None = None
         self.engine: Engine | None = None
         self.parts: dict[str, Any] = {}
@@ -206,11 +224,7 @@ class _Run:
         folder = self.config.folder
         if self.process.rank == 0 and folder is not None and not self.config.resume:
             (folder / BEST).unlink(missing_ok=True)  # overwrite: the old run's
-        if self.process.rank == 0 and folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, text in self.task.files.items():
-                with atomic_write(folder / name, "w") as file:
-                    file.write(text)
+        agree(self._write_files)
         if self.process.rank == 0 and folder is not None and self.writer_of is not None:
             self.writer = self.writer_of(folder / "tensorboard", purge_step=self.step)
         self._say_begin()
@@ -236,6 +250,7 @@ class _Run:
             self.replica = self._make_replica()
         task.model.train()
         stream = islice(task.batches(epoch), done * config.accumulate, None)
+        told, first = began, self.step
         hidden = self.process.rank > 0 or None  # by default a bar is shown in a terminal alone
         with tqdm(total=task.steps_per_epoch, initial=done, unit="step", leave=False, disable=hidden) as bar:
             while self.step < (epoch + 1) * task.steps_per_epoch:
@@ -243,6 +258,11 @@ class _Run:
                 self._step(micro_batches)
                 items += sum(task.count(x) for x, _ in micro_batches)
                 bar.update()
+                if bar.disable and (now := time.perf_counter()) - told > PROGRESS:  # no terminal shows the bar
+                    left = (now - began) / (self.step - first) * (task.steps_per_epoch * config.epochs - self.step)
+                    what = (self.step, task.steps_per_epoch * config.epochs, self.losses[-1], epoch + 1, left / 60)
+                    self._say("step %d of at most %d: loss %.4g, epoch %d, at most %.0f min left", *what)
+                    told = now
                 stopped = stop.everywhere()
                 if stopped or self.step % config.save_every == 0:
                     self._save()
@@ -275,9 +295,10 @@ class _Run:
                 processes=self.process.world_size,
             )
             self.skipped = self.skipped + 1 if result.skipped else 0
-            check_finite(result, self.step + 1, self.skipped, self.parts["scaler"])
             if not result.skipped:
                 self.parts["scheduler"].step()
+        scaler = self.parts.get("scaler", make_scaler(task.precision, self.process.device))  # an engine has its own
+        check_finite(result, self.step + 1, self.skipped, scaler)
         if self.averaged is not None:
             self.averaged.update_parameters(task.model)
         self.step += 1
@@ -300,6 +321,7 @@ class _Run:
             row["mfu"] = self.flops * items / seconds / (most * self.process.world_size)
         if self.task.validation is not None:
             found = self._evaluate(self.task.validation, self._judged_model())
+            check_loss(found, f"validation, after epoch {epoch + 1},")
             self.validated = found.samples
             row |= {"validation_loss": found.loss, "validation_accuracy": found.accuracy}
         self.epochs.append(row)
@@ -323,6 +345,7 @@ class _Run:
             self.task.trained(self.task.model).load_state_dict(dict(self.best))
         if self.task.test is not None and not stopped:
             test = self._evaluate(self.task.test, self._judged_model() if self.best is None else self.task.model)
+            check_loss(test, "test")
             judges = self.task.data.get("test", f"{test.samples:,} samples")
             self._say("test: accuracy %.4f, loss %.4f (%s)", test.accuracy, test.loss, judges)
         if chosen is not None:
@@ -336,6 +359,14 @@ class _Run:
             dist.barrier()  # what the others do next may be to read the files
         progress = (self.step, stopped, self.losses, self.epochs)
         return RunResult(self.config.folder, *progress, chosen, validation, test, *self.sizes)
+
+    def kept(self) -> str:
+        """What is left of a run that cannot go on."""
+        if self.config.folder is None:
+            return "Nothing was saved: the run has no output"
+        if self.saved is None:
+            return f"No checkpoint was written to {self.config.folder} yet"
+        return f"{self.config.folder / LAST} is kept as it was after step {self.saved}"
 
     def close(self) -> None:
         """Let go of what outlives the run."""
@@ -366,7 +397,8 @@ class _Run:
         """Put everything back to where the run stood."""
         check_same_run(found, self.config, self.facts)
         extra = found.extra
-        self.step, self.losses = found.step, list(extra.get("losses", []))
+        self.step, self.saved = found.step, found.step
+        self.losses = list(extra.get("losses", []))
         self.epochs = list(extra["epochs"] if "epochs" in extra else extra["history"])
         epoch = len(self.epochs)
         done = self.step - epoch * self.task.steps_per_epoch
@@ -394,27 +426,35 @@ class _Run:
         return evaluate(self.task.judged(model), batches(), **options)
 
     def _save(self) -> None:
-        """The run as it stands. Process 0 writes for all: after a step they all hold the same."""
+        """The run as it stands. Process 0 writes for all: after a step they all hold the same, and raise the same."""
+        check_weights(self.task.trained(self.task.model), self.step)
         extra: dict[str, Any] = {"facts": self.facts, "losses": self.losses, "epochs": self.epochs}
         extra |= {"averaged": None if self.averaged is None else dict(self.averaged.state_dict())}
         if self.task.reseed == "epoch":
             extra["generators"] = _gather_generators(self.process)
         self._write(LAST, self.task.model, extra=extra, **self.parts)
+        self.saved = self.step
 
     def _write(self, name: str, model: nn.Module, **more: Any) -> None:
         if self.config.folder is not None and self.process.rank == 0:
-            self.config.folder.mkdir(parents=True, exist_ok=True)
             more |= {"model": self.task.trained(model), "step": self.step, "config": self.config.model_dump()}
             checkpoint.save(self.config.folder / name, **more)
+
+    def _write_files(self) -> None:
+        """What the project wants to lie beside the run."""
+        if self.config.folder is not None and self.process.rank == 0:
+            for name, text in self.task.files.items():
+                with atomic_write(self.config.folder / name, "w") as file:
+                    file.write(text)
 
     def _write_history(self, test: Metrics | None) -> None:
         """The numbers of the run as JSON, for figures."""
         if self.config.folder is not None and self.process.rank == 0:
-            self.config.folder.mkdir(parents=True, exist_ok=True)
             content = {"epochs": self.epochs, "test": None if test is None else asdict(test), "losses": self.losses}
             content |= {"data": dict(self.task.data)}
+            content = strict(content | {"config": self.config.model_dump()})
             with atomic_write(self.config.folder / HISTORY, "w") as file:
-                json.dump(content | {"config": self.config.model_dump()}, file, indent=1)
+                json.dump(content, file, indent=1, allow_nan=False)
 
     def _say_begin(self) -> None:
         trainable, total = self.sizes

@@ -17,7 +17,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -74,6 +74,9 @@ class Settings(BaseModel):
             if not (unknown := re.search(r"unrecognized arguments: --([\w-]+)", str(error))):
                 raise ValueError(f"{str(error).removeprefix('error parsing CLI: ')}: --help lists all keys") from None
             found = {unknown[1].replace("-", "_"): None}
+        # Where "none" is one of a key's words, it is that word.
+        words_none = {key for key, field in cls.model_fields.items() if "none" in get_args(field.annotation)}
+        found = {key: "none" if value is None and key in words_none else value for key, value in found.items()}
         return cls.load(file.config, **found)
 
     @classmethod
