@@ -262,7 +262,7 @@ def test_foreign_checkpoints_are_refused(tmp_path: Path) -> None:
     bert().save_pretrained(tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     for change, message in [
-        ({"model_type": "roberta"}, "model_type 'roberta', and only \"bert\""),
+        ({"model_type": "albert"}, "model_type 'albert', and this encoder reads bert, roberta, .*choose such a base"),
         ({"hidden_act": "relu"}, "hidden_act 'relu'"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key'"),
         ({"is_decoder": True}, "describes a decoder"),

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 import safetensors.torch
 import torch
+import transformers
 from news_base import DEPTH, HIDDEN, WIDTH, make_base, one_thread, small  # noqa: F401
 from torch import Tensor, nn
 
 from course_utils.data.news import load_titles
+from course_utils.models import load_text
 from course_utils.news.config import TACTICS, Config
 from course_utils.news.data import encode
 from course_utils.news.model import Built, build, count
@@ -258,6 +260,24 @@ def test_bases_that_are_not_there(folder: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: (_ for _ in ()).throw(OSError("no network")))
     with pytest.raises(OSError, match=r"'google-bert/bert-base-chinese' is no local path and could not be fetched"):
         build(small(folder, base="google-bert/bert-base-chinese"))
+
+
+@pytest.mark.parametrize("tactic", ["lora", "prompt", "prefix"])
+@pytest.mark.parametrize("family", ["DistilBert", "Electra"])
+def test_relatives_of_bert_are_bases(folder: Path, tmp_path: Path, family: str, tactic: str) -> None:
+    """A small ELECTRA embeds in fewer numbers than its width, and a prompt is as wide as an embedding."""
+    rows = load_text(folder / "base").config.vocab_size
+    electra = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "embedding_size": 16}
+    sizes = electra if family == "Electra" else {"dim": 32, "n_layers": 1, "n_heads": 2}
+    config = getattr(transformers, family + "Config")(vocab_size=rows, **sizes)
+    getattr(transformers, family + "ForMaskedLM")(config).save_pretrained(tmp_path)
+    (tmp_path / "vocab.txt").write_bytes((folder / "base" / "vocab.txt").read_bytes())
+    built = build(small(folder, base=str(tmp_path), tactic=tactic))
+    data = encode(load_titles("train")[:5], built.tokenizer, built.pad)
+    found = built.model(data.batch(range(5))[0])
+    found.sum().backward()
+    assert found.shape == (5, 18)
+    assert all(p.grad is not None for p in built.trained().values())
 
 
 def test_a_base_without_its_tokenizer(folder: Path, tmp_path: Path) -> None:

@@ -11,8 +11,9 @@ from course_utils.models.encoder import (
     join_heads,
     split_heads,
 )
-from course_utils.models.loading import load_text, load_vit
+from course_utils.models.loading import load_vit
 from course_utils.models.text import TextConfig, TextModel
+from course_utils.models.text_loading import load_text
 from course_utils.models.vit import PatchEmbedding, ViT, interpolate_positions, patchify
 from course_utils.models.vit_config import PRESETS, ViTConfig
 

@@ -15,8 +15,8 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from course_utils.models.checkpoint_files import unpack_embedded
-from course_utils.models.loading import load_text
 from course_utils.models.text import TextModel
+from course_utils.models.text_loading import load_text
 
 ENCODER = resources.files("course_utils.models") / "embedded_files" / "encoder.safetensors"
 ENCODER_SHA256 = "52d7185f280f0364b20ced119a781b471ef0510cd179699b821d568f0a157e56"  # as tools/make_encoder prints it

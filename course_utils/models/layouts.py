@@ -1,4 +1,4 @@
-"""The names under which other libraries store the parameters of a ViT or a BERT, translated to this course's.
+"""The names under which other libraries store the parameters of a ViT or a text encoder, translated to this course's.
 
 transformers changed its names of a ViT in version 5 for models in memory and still writes the old ones to disk. It
 names the parameters of BERT as it did in 2019, but for LayerNorm's: files from before have ``gamma`` and ``beta``.
@@ -23,6 +23,8 @@ class Layout:
     parts: Mapping[str, str]
     fixed: Mapping[str, Any] = field(default_factory=dict)  # what the library's code decides and its weights do not say
     prefix: str = ""  # what a model with a head puts before the names of its body
+    pretraining: tuple[str, ...] = ()  # beginnings of keys of the heads it was pretrained with
+    foreign_head: tuple[str, ...] = ()  # of a classifier that computes otherwise than this course's
 
     def fits(self, keys: Iterable[str]) -> bool:
         """Whether these keys are of this layout."""
@@ -141,35 +143,68 @@ VIT_LAYOUTS = {
     ),
 }
 
-_TEXT_EMBEDDINGS = ("word_embedding", "position_embedding", "token_type_embedding", "embedding_norm", "norm")
+_TEXT_EMBEDDINGS = ("word_embedding", "position_embedding", "token_type_embedding", "embedding_norm")
+_BERT_MARKER = "encoder.layer.0.attention.self.query.weight"
+_BERT_EMBEDDINGS = {
+    "embeddings.word_embeddings": "word_embedding",
+    "embeddings.position_embeddings": "position_embedding",
+    "embeddings.token_type_embeddings": "token_type_embedding",
+    "embeddings.LayerNorm": "embedding_norm",
+    "pooler.dense": "pooler",
+    "classifier": "head",
+}
+_BERT_PARTS = {
+    "attention.self.query": "attention.q_proj",
+    "attention.self.key": "attention.k_proj",
+    "attention.self.value": "attention.v_proj",
+    "attention.output.dense": "attention.out_proj",
+    "attention.output.LayerNorm": "norm1",
+    "intermediate.dense": "mlp.fc1",
+    "output.dense": "mlp.fc2",
+    "output.LayerNorm": "norm2",
+}
 TEXT_LAYOUTS = {
     "this course": Layout(
         "encoder.layers.0.attention.q_proj.weight",
-        {name: name for name in (*_TEXT_EMBEDDINGS, "pooler", "head")},
+        {name: name for name in (*_TEXT_EMBEDDINGS, "embedding_projection", "norm", "pooler", "head")},
         "encoder.layers.#.",
         VIT_LAYOUTS["this course"].parts,
     ),
-    "transformers": Layout(
-        "encoder.layer.0.attention.self.query.weight",
+    "transformers": Layout(_BERT_MARKER, _BERT_EMBEDDINGS, "encoder.layer.#.", _BERT_PARTS, prefix="bert."),
+    "RoBERTa": Layout(
+        _BERT_MARKER,
+        {**_BERT_EMBEDDINGS, "classifier.dense": "pooler", "classifier.out_proj": "head"},  # with a tanh between
+        "encoder.layer.#.",
+        _BERT_PARTS,
+        prefix="roberta.",
+        pretraining=("lm_head.",),
+    ),
+    "ELECTRA": Layout(
+        _BERT_MARKER,
+        {**_BERT_EMBEDDINGS, "embeddings_project": "embedding_projection"},
+        "encoder.layer.#.",
+        _BERT_PARTS,
+        prefix="electra.",
+        pretraining=("discriminator_predictions.", "generator_predictions.", "generator_lm_head."),
+        foreign_head=("classifier.",),  # with a GELU
+    ),
+    "DistilBERT": Layout(
+        "transformer.layer.0.attention.q_lin.weight",
         {
             "embeddings.word_embeddings": "word_embedding",
             "embeddings.position_embeddings": "position_embedding",
-            "embeddings.token_type_embeddings": "token_type_embedding",
             "embeddings.LayerNorm": "embedding_norm",
-            "pooler.dense": "pooler",
-            "classifier": "head",
         },
-        "encoder.layer.#.",
+        "transformer.layer.#.",
         {
-            "attention.self.query": "attention.q_proj",
-            "attention.self.key": "attention.k_proj",
-            "attention.self.value": "attention.v_proj",
-            "attention.output.dense": "attention.out_proj",
-            "attention.output.LayerNorm": "norm1",
-            "intermediate.dense": "mlp.fc1",
-            "output.dense": "mlp.fc2",
-            "output.LayerNorm": "norm2",
+            **{f"attention.{theirs}_lin": f"attention.{theirs}_proj" for theirs in ("q", "k", "v", "out")},
+            "sa_layer_norm": "norm1",
+            "ffn.lin1": "mlp.fc1",
+            "ffn.lin2": "mlp.fc2",
+            "output_layer_norm": "norm2",
         },
-        prefix="bert.",
+        prefix="distilbert.",
+        pretraining=("vocab_transform.", "vocab_layer_norm.", "vocab_projector."),
+        foreign_head=("pre_classifier.", "classifier."),  # with a ReLU
     ),
 }

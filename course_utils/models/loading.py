@@ -1,4 +1,7 @@
-"""Checkpoints of other libraries into the course's models: every key is translated, or the load stops and names it."""
+"""Checkpoints of other libraries into the course's models: every key is translated, or the load stops and names it.
+
+What all models need stands here, and the Vision Transformer; text encoders: :mod:`course_utils.models.text_loading`.
+"""
 
 from __future__ import annotations
 
@@ -13,15 +16,12 @@ from torch import Tensor, nn
 
 from course_utils.models.checkpoint_files import Source, read_checkpoint
 from course_utils.models.encoder import initialise
-from course_utils.models.layouts import TEXT_LAYOUTS, VIT_LAYOUTS, Layout
-from course_utils.models.text import TextConfig, TextModel
+from course_utils.models.layouts import VIT_LAYOUTS, Layout
 from course_utils.models.vit import ViT, interpolate_positions
 from course_utils.models.vit_config import Size, ViTConfig, pair, patch_grid
 
-# Attention heads cannot be read off the weights. These widths are the papers': of ViT and DeiT, 64 numbers per head in
-# all; of BERT's own two sizes (small text models differ: 384 numbers are split over 6 heads or over 12).
+# Attention heads cannot be read off the weights. These widths are the papers' of ViT and DeiT: 64 numbers per head.
 VIT_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
-TEXT_HEADS = {768: 12, 1024: 16}
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -60,63 +60,30 @@ def load_vit(
         ValueError: a broken or foreign file, missing or left-over keys (listed), shapes that do not fit, or a head
             that would change without ``replace_head=True``.
     """
-    state, said, where = _read(source, ignore)
-    layout, weights = _translate(state, VIT_LAYOUTS, "Vision Transformer", where)
+    state, said, where = read(source, ignore)
+    layout, weights = translate(state, VIT_LAYOUTS, "Vision Transformer", where)
     told = {**layout.fixed, **_from_vit_weights(weights, where), **_from_vit_config(said, where)}
     if any(key.endswith("fc_norm.weight") for key in state):
         told["pool"] = "mean"
-    told["heads"] = _heads(heads or told.get("heads"), told["width"], VIT_HEADS, where)
+    told["heads"] = choose_heads(heads or told.get("heads"), told["width"], VIT_HEADS, where)
     told |= _positions(weights, told, checkpoint_image_size, where)
     config = ViTConfig(**told)
     grid = config.grid
-    num_classes = _classes(told["num_classes"], num_classes, replace_head, where)
+    num_classes = choose_classes(told["num_classes"], num_classes, replace_head, where)
     config = replace(
         config, **changes, num_classes=num_classes, image_size=config.image_size if image_size is None else image_size
     )
     weights["positions"] = interpolate_positions(weights["positions"], grid, config.grid, config.antialias)
-    return _fill(ViT, config, weights, replace_head, where)
+    return fill(ViT, config, weights, replace_head, where)
 
 
-def load_text(
-    source: Source,
-    *,
-    num_classes: int | None = None,
-    replace_head: bool = False,
-    heads: int | None = None,
-    ignore: Collection[str] = ("cls.",),
-    **changes: Any,
-) -> TextModel:
-    """A :class:`TextModel` in float32 with the weights of a BERT of transformers, or of this course.
-
-    Arguments and errors are those of :func:`load_vit`, but for these:
-
-    Args:
-        num_classes: a checkpoint without a head gets a fresh one, also without ``replace_head``.
-        ignore: by default BERT's two pre-training heads.
-        changes: other fields of :class:`TextConfig`; ``pool="mean", pooler=False`` leaves the checkpoint's pooler out.
-    """
-    state, said, where = _read(source, ignore)
-    for key in [key for key in state if key.removeprefix("bert.") == "embeddings.position_ids"]:
-        numbers = state.pop(key).flatten()  # this model counts its positions itself
-        if not torch.equal(numbers, torch.arange(len(numbers))):
-            raise ValueError(f"{where} numbers its positions otherwise than 0, 1, 2, ...: it is no BERT")
-    _, weights = _translate(state, TEXT_LAYOUTS, "BERT", where)
-    told = {**_from_text_weights(weights, where), **_from_text_config(said, where)}
-    told["heads"] = _heads(heads or told.get("heads"), told["width"], TEXT_HEADS, where)
-    replace_head = replace_head or bool(num_classes and not told["num_classes"])
-    told["num_classes"] = _classes(told["num_classes"], num_classes, replace_head, where)
-    config = replace(TextConfig(**told), **changes)
-    if not config.pooler:
-        weights = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}
-    return _fill(TextModel, config, weights, replace_head, where)
-
-
-def _read(source: Source, ignore: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+def read(source: Source, ignore: Collection[str]) -> tuple[dict[str, Tensor], dict[str, Any], str]:
+    """The tensors but for those whose names begin so, the ``config.json`` beside them, and what to call the source."""
     state, config, where = read_checkpoint(source)
     return {key: tensor for key, tensor in state.items() if not key.startswith(tuple(ignore))}, config, where
 
 
-def _translate(
+def translate(
     state: Mapping[str, Tensor], layouts: Mapping[str, Layout], what: str, where: str
 ) -> tuple[Layout, dict[str, Tensor]]:
     """Recognise the layout, give every tensor our name, and split what other libraries fuse."""
@@ -145,7 +112,7 @@ def _translate(
     return layout, weights
 
 
-def _from_weights(
+def from_weights(
     weights: Mapping[str, Tensor], embedding: str, dim: int, needed: Sequence[str], where: str
 ) -> dict[str, Any]:
     """The fields of any config that shapes tell. The width is that of dimension ``dim`` of the embedding's weight."""
@@ -165,7 +132,7 @@ def _from_weights(
 
 
 def _from_vit_weights(weights: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    told = _from_weights(weights, "patch_embedding.weight", 0, ["positions"], where)
+    told = from_weights(weights, "patch_embedding.weight", 0, ["positions"], where)
     _, channels, *patch = weights["patch_embedding.weight"].shape
     return told | {
         "channels": channels,
@@ -174,16 +141,6 @@ def _from_vit_weights(weights: Mapping[str, Tensor], where: str) -> dict[str, An
         "registers": weights["registers"].shape[1] if "registers" in weights else 0,
         "mask_token": "mask_token" in weights,
         "pool": "cls" if "class_token" in weights else "mean",
-    }
-
-
-def _from_text_weights(weights: Mapping[str, Tensor], where: str) -> dict[str, Any]:
-    tables = {"vocab_size": "word_embedding", "max_length": "position_embedding", "token_types": "token_type_embedding"}
-    told = _from_weights(weights, "word_embedding.weight", 1, [f"{table}.weight" for table in tables.values()], where)
-    return told | {
-        **{field: len(weights[f"{table}.weight"]) for field, table in tables.items()},
-        "norm_first": "norm.weight" in weights,
-        "pooler": any(name.startswith("pooler.") for name in weights),
     }
 
 
@@ -201,26 +158,12 @@ def _from_vit_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
         size = (height, width) if height else None
         said = {"pool": pool, "image_size": size, "heads": config.get("model_args", {}).get("num_heads")}
         return {name: value for name, value in said.items() if value is not None}
-    said = _from_transformers_config(config, ("vit",), 0.0, where)
+    said = from_transformers_config(config, ("vit",), 0.0, where)
     size = config.get("image_size", 224)
     return said | {"image_size": tuple(size) if isinstance(size, list) else size}
 
 
-def _from_text_config(config: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """What ``config.json`` of transformers says beyond the weights."""
-    if not config:
-        return {}
-    said = _from_transformers_config(config, ("bert", None), 0.1, where)
-    if (positions := config.get("position_embedding_type") or "absolute") != "absolute":
-        raise ValueError(
-            f'{where}: config.json says position_embedding_type {positions!r}, and only "absolute" is read'
-        )
-    if config.get("is_decoder"):
-        raise ValueError(f"{where}: config.json describes a decoder (is_decoder), and this is an encoder: take one")
-    return said | {"pad_token": config.get("pad_token_id", 0), "head_dropout": config.get("classifier_dropout")}
-
-
-def _from_transformers_config(
+def from_transformers_config(
     config: Mapping[str, Any], kinds: tuple[str | None, ...], dropout: float, where: str
 ) -> dict[str, Any]:
     """What is said of every encoder. A config may leave out what equals the library's default."""
@@ -235,7 +178,8 @@ def _from_transformers_config(
     }
 
 
-def _heads(said: int | None, width: int, by_width: Mapping[int, int], where: str) -> int:
+def choose_heads(said: int | None, width: int, by_width: Mapping[int, int], where: str) -> int:
+    """The number of attention heads: as it is said, or that of the papers for this width."""
     if (heads := said or by_width.get(width)) is None:
         raise ValueError(
             f"{where} has width {width}, and nothing tells over how many heads it is split: pass heads=, a divisor of "
@@ -267,7 +211,8 @@ def _positions(
     return {"image_size": size, "class_position": own == 1}
 
 
-def _classes(has: int, wanted: int | None, replace_head: bool, where: str) -> int:
+def choose_classes(has: int, wanted: int | None, replace_head: bool, where: str) -> int:
+    """The classes of the model, where a checkpoint ``has`` so many and so many are ``wanted``."""
     if replace_head and wanted is None:
         raise ValueError("replace_head=True needs num_classes=, the classes of the new head")
     if wanted is None or (wanted == has and not replace_head):
@@ -280,7 +225,7 @@ def _classes(has: int, wanted: int | None, replace_head: bool, where: str) -> in
     return wanted
 
 
-def _fill(kind: type[Model], config: Any, weights: dict[str, Tensor], fresh_head: bool, where: str) -> Model:
+def fill(kind: type[Model], config: Any, weights: dict[str, Tensor], fresh_head: bool, where: str) -> Model:
     """A model of exactly these weights, or an error that says what is missing, left over or of another shape."""
     if fresh_head:
         weights = {name: tensor for name, tensor in weights.items() if not name.startswith("head.")}

@@ -31,6 +31,8 @@ class TextConfig(EncoderConfig):
         pool: what the head reads: ``"cls"``, the first token, or ``"mean"``, the mean of the real tokens.
         pooler: whether one more ``Linear`` and a tanh stand between the first token and the head, as in BERT.
         head_dropout: probability that a feature is dropped before the head; by default ``dropout``.
+        embedding_width: numbers of an embedding; by default ``width``. With fewer, a ``Linear`` brings them to the
+            width, as in a small ELECTRA.
 
     Raises:
         ValueError: with the value, what was expected, and what to change.
@@ -46,10 +48,16 @@ class TextConfig(EncoderConfig):
     pool: Literal["cls", "mean"] = "cls"
     pooler: bool = True
     head_dropout: float | None = None
+    embedding_width: int | None = None
+
+    @property
+    def embedded_width(self) -> int:
+        """Numbers of an embedding."""
+        return self.width if self.embedding_width is None else self.embedding_width
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("vocab_size", "max_length", "token_types"):
+        for name in ("vocab_size", "max_length", "token_types", "embedded_width"):
             if not isinstance(value := getattr(self, name), int) or value < 1:
                 raise ValueError(f"{name} {value!r} is no count: choose a whole number of at least 1")
         if not isinstance(self.num_classes, int) or self.num_classes < 0:
@@ -76,11 +84,13 @@ class TextModel(nn.Module):
     def __init__(self, config: TextConfig) -> None:
         super().__init__()
         self.config = config
-        self.word_embedding = nn.Embedding(config.vocab_size, config.width, padding_idx=config.pad_token)
-        self.position_embedding = nn.Embedding(config.max_length, config.width)
-        self.token_type_embedding = nn.Embedding(config.token_types, config.width)
-        self.embedding_norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        embedded = config.embedded_width
+        self.word_embedding = nn.Embedding(config.vocab_size, embedded, padding_idx=config.pad_token)
+        self.position_embedding = nn.Embedding(config.max_length, embedded)
+        self.token_type_embedding = nn.Embedding(config.token_types, embedded)
+        self.embedding_norm = nn.LayerNorm(embedded, eps=config.norm_eps)
         self.dropout = nn.Dropout(config.dropout)
+        self.embedding_projection = nn.Linear(embedded, config.width) if embedded != config.width else nn.Identity()
         self.encoder = Encoder(config)
         # Post-norm layers end in a LayerNorm; behind pre-norm ones stands this.
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps) if config.norm_first else nn.Identity()
@@ -109,8 +119,8 @@ class TextModel(nn.Module):
             attention_mask: ``[B, N]``, True or 1 where a token is real, False or 0 where it is padding; by default all
                 tokens are real, those with the padding's id too.
             token_types: ``[B, N]`` integers; by default all 0.
-            inputs_embeds: ``[B, N, D]`` in the place of ``input_ids``: vectors that need not belong to any token, such
-                as a learned prompt before ``model.word_embedding(input_ids)``.
+            inputs_embeds: ``[B, N, embedded_width]`` in the place of ``input_ids``: vectors that need not belong to any
+                token, such as a learned prompt before ``model.word_embedding(input_ids)``.
             positions: ``[N]`` or ``[B, N]`` integers; by default 0 to N - 1.
 
         Returns:
@@ -170,9 +180,9 @@ class TextModel(nn.Module):
         if (input_ids is None) == (inputs_embeds is None):
             given = "none of them" if input_ids is None else "both"
             raise ValueError(f"give either input_ids or inputs_embeds: {given} came in")
-        words = self._words(input_ids) if inputs_embeds is None else inputs_embeds  # [B, N, D]
-        if words.dim() != 3 or words.shape[-1] != self.config.width:
-            wanted = f"[texts, tokens, {self.config.width}]"
+        words = self._words(input_ids) if inputs_embeds is None else inputs_embeds  # [B, N, embedded_width]
+        if words.dim() != 3 or words.shape[-1] != self.config.embedded_width:
+            wanted = f"[texts, tokens, {self.config.embedded_width}]"
             raise ValueError(f"inputs_embeds of shape {list(words.shape)} do not fit: give {wanted}")
         if not 0 < words.shape[1] <= self.config.max_length:
             raise ValueError(
@@ -186,7 +196,7 @@ class TextModel(nn.Module):
             types = F.pad(token_types, (words.shape[1] - input_ids.shape[1], 0))  # what was put in front is of type 0
         x = words + self._rows("token_types", self.token_type_embedding, types)
         x = x + self._rows("positions", self.position_embedding, positions)
-        return self.dropout(self.embedding_norm(x))
+        return self.embedding_projection(self.dropout(self.embedding_norm(x)))  # [B, N, D]
 
     def _words(self, input_ids: Tensor | None) -> Tensor:
         assert input_ids is not None

@@ -59,7 +59,9 @@ class Config(RunSettings):
     text_field: str | None = Field(None, description="what a file calls its texts: a field, or a column's number")
     label_field: str | None = Field(None, description="what a file calls its labels: a field, or a column's number")
     split_seed: int = Field(0, ge=0, description="draws what is held out; not the run's seed, so that runs compare")
-    base: str = Field("embedded", description="'embedded', 'untrained', a folder or file of a BERT, or its hub name")
+    base: str = Field(
+        "embedded", description="'embedded', 'untrained', or a BERT-like encoder: its folder, file or hub name"
+    )
     pool: Literal["own", "cls", "mean"] = Field("own", description="what the head reads; 'own' as the base was made")
     max_length: int = Field(48, ge=3, description="tokens of a title, [CLS] and [SEP] among them; longer ones are cut")
 

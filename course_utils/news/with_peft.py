@@ -61,10 +61,16 @@ class PooledBert(transformers.BertPreTrainedModel):
 
 
 def handed_over(model: TextModel) -> PooledBert:
-    """A model of transformers with the weights of ours, head included. Raises ``ValueError`` for a pre-norm encoder."""
+    """A model of transformers with the weights of ours, head included.
+
+    Raises:
+        ValueError: a pre-norm encoder, or one that embeds in fewer numbers than its width.
+    """
     ours = model.config
     if ours.norm_first:
         raise ValueError("transformers' BERT is post-norm, and this encoder pre-norm: choose library ours")
+    if ours.embedded_width != ours.width:
+        raise ValueError("transformers' BERT embeds in its own width, and this encoder in fewer: choose library ours")
     config = transformers.BertConfig(
         vocab_size=ours.vocab_size,
         hidden_size=ours.width,
