@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from course_utils.data import IMAGE_SETS, NAMES, Images, ImageSet, images, load_images, load_splits
+from course_utils.data import IMAGE_SETS, NAMES, Images, ImageSet, image_tensors, load_images, load_splits
 from course_utils.vision.fine_tune import data as new_images
 from course_utils.vision.fine_tune.config import FineTune
 from course_utils.vision.from_scratch.config import FromScratch
@@ -46,12 +46,12 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         found["read"] += 1
         return {"train": halves(256, 0), "test": halves(60, 1)}
 
-    def statistics(x: torch.Tensor, plain: Any = images.channel_statistics) -> Any:
+    def statistics(x: torch.Tensor, plain: Any = image_tensors.channel_statistics) -> Any:
         found["statistics"] += 1
         return plain(x)
 
     monkeypatch.setitem(IMAGE_SETS, "halves", ImageSet("halves", CLASSES, read, may_be_mirrored=False, padding=1))
-    monkeypatch.setattr(images, "channel_statistics", statistics)
+    monkeypatch.setattr(image_tensors, "channel_statistics", statistics)
     return found
 
 
@@ -91,7 +91,7 @@ def test_all_parts_are_normalised_with_the_statistics_of_what_is_trained_on(call
     assert (len(train_part), len(held), len(test)) == (192, 64, 60)
     assert calls == {"read": 1, "statistics": 1}
     for part in (train_part, held, test):
-        torch.testing.assert_close(part.mean_and_std, images.channel_statistics(train_part.x))
+        torch.testing.assert_close(part.mean_and_std, image_tensors.channel_statistics(train_part.x))
     assert load_splits("halves").validation is None
 
 
@@ -99,7 +99,7 @@ def test_ones_own_images_keep_the_statistics_of_the_whole() -> None:
     x, y = map(torch.from_numpy, halves(40, 0))
     whole = Images(x, y.long(), CLASSES, "own")
     part = whole.take(whole.y == 0)
-    torch.testing.assert_close(part.mean_and_std, images.channel_statistics(x))
+    torch.testing.assert_close(part.mean_and_std, image_tensors.channel_statistics(x))
     assert whole.mean_and_std is whole.mean_and_std, "worked out once"
     with pytest.raises(ValueError, match=r"own: y holds labels from 0 to 3, expected 0 to 1, .* 2 classes"):
         Images(x, y.long(), CLASSES[:2], "own")

@@ -160,7 +160,7 @@ def test_augmented_epochs_repeat_themselves():
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda: load_images("mnist"), "'mnist'.*'fashion', 'digits' or 'cifar10'"),
+        (lambda: load_images("mnist"), "'mnist'.*'fashion', 'digits', 'cifar10' or 'cifar100'"),
         (lambda: load_images("fashion", split="validation"), r"'validation'.*load_splits"),
         (lambda: load_images("fashion", root="x"), "'fashion' is built in"),
         (lambda: load_images("cifar10"), r"give root=FOLDER.*or root=FOLDER and download=True"),

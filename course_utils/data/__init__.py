@@ -1,7 +1,8 @@
 """Data: image sets in memory and batches of them, and headlines with their labels."""
 
 from course_utils.data.image_sets import IMAGE_SETS, NAMES, ImageSet, image_set
-from course_utils.data.images import Images, Splits, batches, channel_statistics, hold_out, load_images, load_splits
+from course_utils.data.image_tensors import Images, channel_statistics
+from course_utils.data.images import Splits, batches, hold_out, load_images, load_splits
 from course_utils.data.loading import prefetched
 from course_utils.data.news import LABELS, Title, describe_titles, index_to_label, label_to_index, load_titles
 from course_utils.data.transforms import (

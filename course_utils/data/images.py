@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,62 +12,13 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2.functional import resize
 
-from course_utils.data.image_sets import image_set
-from course_utils.data.transforms import Augment, Mix, crop_and_flip
+from course_utils.data.image_sets import image_set, is_path
+from course_utils.data.image_tensors import Images, cut
+from course_utils.data.own_images import Channels
+from course_utils.data.own_splits import load_own
+from course_utils.data.transforms import Augment, Mix
 
 PIECE = 32  # images that share a generator
-
-
-@dataclass(frozen=True)
-class Images:
-    """Labelled images in memory.
-
-    Attributes:
-        x: uint8 [N, C, H, W].
-        y: int64 [N], indices into ``classes``.
-        classes: the names of the classes.
-        name: of the set.
-        statistics: mean and standard deviation, each [C], that :func:`batches` normalises with: those of the *training*
-            images, for the test images too. ``None``: those of ``x``.
-        may_be_mirrored: whether a mirrored image still shows its class.
-        padding: pixels by which a training image may be shifted; ``None``: an eighth of its width.
-    """
-
-    x: Tensor
-    y: Tensor
-    classes: tuple[str, ...]
-    name: str
-    statistics: tuple[Tensor, Tensor] | None = None
-    may_be_mirrored: bool = True
-    padding: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.x.dtype != torch.uint8 or self.x.dim() != 4:
-            raise ValueError(f"x is {self.x.dtype} {list(self.x.shape)}, expected torch.uint8 [N, C, H, W]")
-        if self.y.dtype != torch.int64 or self.y.shape != self.x.shape[:1]:
-            raise ValueError(f"y is {self.y.dtype} {list(self.y.shape)}, expected torch.int64 [{len(self.x)}]")
-        if len(self) and not 0 <= self.y.min() <= self.y.max() < len(self.classes):
-            raise ValueError(
-                f"{self.name}: y holds labels from {self.y.min()} to {self.y.max()}, expected 0 to "
-                f"{len(self.classes) - 1}, as there are {len(self.classes)} classes"
-            )
-
-    def __len__(self) -> int:
-        return len(self.y)
-
-    @cached_property
-    def mean_and_std(self) -> tuple[Tensor, Tensor]:
-        """What these images are normalised with: ``statistics``, or else their own, worked out once."""
-        return self.statistics or channel_statistics(self.x)
-
-    def take(self, indices: Tensor | slice) -> Images:
-        """The images at ``indices``, with the statistics of the whole."""
-        return replace(self, x=self.x[indices], y=self.y[indices], statistics=self.mean_and_std)
-
-    def shift_and_mirror(self, x: Tensor, generator: torch.Generator) -> Tensor:
-        """The usual augmentation, as far as it leaves the labels of these images true. See :func:`crop_and_flip`."""
-        padding = max(1, self.x.shape[-1] // 8) if self.padding is None else self.padding
-        return crop_and_flip(x, generator, padding=padding, flip=self.may_be_mirrored)
 
 
 class Splits(NamedTuple):
@@ -86,24 +36,42 @@ def load_splits(
     download: bool = False,
     validation: float = 0.0,
     seed: int = 0,
+    pixels: int | None = None,
+    channels: Channels = "own",
+    mirrored: bool = False,
 ) -> Splits:
     """All parts of an image set, which is read once; the statistics of the training images are worked out once.
 
     Args:
         name: ``"fashion"``: 10,000 + 2,000 grey images of clothing, 28 x 28, balanced. ``"digits"``: 1,437 + 360 grey
             handwritten digits, 8 x 8, 17 grey levels. ``"cifar10"``: 50,000 + 10,000 colour photographs, 32 x 32. Or
-            what was entered in :data:`~course_utils.data.image_sets.IMAGE_SETS`. Nothing falls back to another set.
-        root: for ``"cifar10"`` only: the folder torchvision uses (it holds ``cifar-10-batches-py``), or an ``.npz``
-            file with the uint8 arrays ``x_train`` [N, 32, 32, 3], ``y_train`` [N], ``x_test``, ``y_test``.
-        download: for ``"cifar10"`` only: let torchvision fetch it into ``root`` first (170 MB). Of several
+            what was entered in :data:`~course_utils.data.image_sets.IMAGE_SETS`. Or a path: see
+            :mod:`course_utils.data.own_images`; of a set without a test part a fifth is held out, class by class.
+            Nothing falls back to another set.
+        root: for ``"cifar10"`` and ``"cifar100"`` only: the folder torchvision uses (it holds
+            ``cifar-10-batches-py``), or an ``.npz`` file with the uint8 arrays ``x_train`` [N, 32, 32, 3],
+            ``y_train`` [N], ``x_test``, ``y_test``.
+        download: for both of these only: let torchvision fetch it into ``root`` first (170 MB). Of several
             processes in a group, the first of each machine fetches and the others wait.
-        validation: the fraction of the training images that is held out, by ``seed``: see :func:`hold_out`.
+        validation: the fraction of the training images that is held out, by ``seed``: see :func:`hold_out`. Of a path
+            always the same are held out, or its own validation part is taken.
+        pixels, channels: of a path, see :func:`~course_utils.data.own_images.read_own`.
+        mirrored: of a path, whether a mirrored image still shows its class.
 
     Raises:
         ValueError: no such set, or data that are not what they should be.
         FileNotFoundError: nothing at ``root``.  ConnectionError: it could not be downloaded.
     """
+    if is_path(name):
+        if root is not None or download:
+            raise ValueError(f"{name} is a path by itself: leave out root and download")
+        try:
+            return Splits(*load_own(name, validation, pixels, channels, mirrored))
+        except ValueError as error:
+            raise ValueError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
     entry = image_set(name)
+    if pixels is not None or channels != "own" or mirrored:
+        raise ValueError(f"pixels, channels and mirrored are for images of a path, and {name!r} is a set by name")
     if entry.needs is None and (root is not None or download):
         raise ValueError(f"{name!r} is built in: leave out root and download")
     arrays = entry.read() if entry.needs is None else entry.read(root, download)
@@ -165,38 +133,7 @@ def hold_out(images: Images, fraction: float = 0.1, *, seed: int = 0) -> tuple[I
         raise ValueError(
             f"a fraction of {fraction} of {len(images)} images leaves one part empty: choose another fraction"
         )
-    statistics = channel_statistics(images.x[~held_out])
-    parts = [replace(images, x=images.x[k], y=images.y[k], statistics=statistics) for k in (~held_out, held_out)]
-    return parts[0], parts[1]
-
-
-def channel_statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over all pixels of all images.
-
-    The deviation is that of the whole set, not the mean of the images' own deviations, which is smaller: it leaves out
-    how far the images differ from each other in brightness. Sums are kept in float64.
-
-    Args:
-        x: [N, C, H, W]; uint8 counts as 0 to 1 (divided by 255), floats as they are.
-
-    Returns:
-        ``(mean, std)``, float32 [C] each; std divides by N * H * W.
-
-    Raises:
-        ValueError: another shape, no image, or a channel that is the same everywhere (it cannot be normalised).
-    """
-    if x.dim() != 4 or x.numel() == 0:
-        raise ValueError(f"x has shape {list(x.shape)}, expected [N, C, H, W] with at least one image")
-    unit = 255.0 if x.dtype == torch.uint8 else 1.0
-    chunks = x.split(1024)  # a float64 copy of the whole set would take eight times its memory
-    count = x.numel() // x.shape[1]
-    total = torch.stack([c.double().sum((0, 2, 3)) for c in chunks]).sum(0)  # [C]
-    mean = total / count
-    squares = torch.stack([(c.double() - mean[:, None, None]).square().sum((0, 2, 3)) for c in chunks]).sum(0)
-    std = (squares / count).sqrt()
-    if (std == 0).any():
-        raise ValueError(f"channel {int((std == 0).nonzero()[0])} has the same value in every pixel: is it padding?")
-    return (mean / unit).float(), (std / unit).float()
+    return cut(images, held_out)
 
 
 def batches(

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from course_utils.data import Images, batches
+from course_utils.data.own_images import read_picture
 
 
 @dataclass(frozen=True)
@@ -44,14 +43,7 @@ class Labeller:
     def read(self, path: str | Path) -> Tensor:
         """A picture file as uint8 ``[C, H, W]``. Raises ``OSError`` for what is none."""
         channels, height, width = self.shape
-        try:
-            with Image.open(path) as file:
-                image = file.convert("L" if channels == 1 else "RGB").resize((width, height))
-        except FileNotFoundError:
-            raise FileNotFoundError(f"there is no file {path}: check the path") from None
-        except OSError as error:
-            raise OSError(f"{path} is no picture that can be read ({error}): convert it to PNG or JPEG") from None
-        return torch.from_numpy(np.array(image)).view(height, width, channels).movedim(-1, 0)
+        return torch.from_numpy(read_picture(path, channels, (height, width)).copy())
 
 
 def label_files(open_labeller: Callable[[str], Labeller], run: str, words: list[str] | None) -> None:

@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from course_utils.data import Images, batches, hold_out, load_splits
+from course_utils.data import Images, batches, hold_out
+from course_utils.data.image_sets import is_path
 from course_utils.data.loading import prefetched
 from course_utils.launch import Process
 from course_utils.vision.fine_tune.config import FineTune
 from course_utils.vision.fine_tune.model import Classifier
-from course_utils.vision.images import augmentation
+from course_utils.vision.images import augmentation, load
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,11 @@ def load_data(config: FineTune) -> Data:
         FileNotFoundError, ConnectionError: nothing at ``data_dir``, or no network.
         ValueError: broken data, or fewer images of a class than ``per_class``.
     """
-    whole, _, test = load_splits(config.data, root=config.data_dir, download=config.download)
+    if is_path(config.data):
+        train, held, test = load(config, config.validation)
+        assert held is not None  # validation is above 0
+        return Data(train if config.per_class is None else few_labels(train, config.per_class), held, test)
+    whole, _, test = load(config)
     if config.per_class is not None:
         whole = few_labels(whole, config.per_class)
     return Data(*hold_out(whole, config.validation, seed=config.seed), test)
@@ -58,7 +63,7 @@ def seen_by(model: Classifier, images: Images) -> tuple[Images, tuple[int, int] 
     if channels not in (1, model.channels):
         raise ValueError(
             f"{images.name} has {channels} channels and the model was trained on {model.channels}: choose a base for "
-            "colour images, such as google/vit-base-patch16-224"
+            "colour images, such as google/vit-base-patch16-224, or --channels grey"
         )
     mean, std = (torch.tensor(values)[:channels] for values in model.statistics)
     size = None if tuple(images.x.shape[2:]) == model.image_size else model.image_size

@@ -31,7 +31,7 @@ from course_utils.vision.fine_tune.config import FineTune
 from course_utils.vision.fine_tune.data import Data, load_data, seen_by, training_batches
 from course_utils.vision.fine_tune.model import Classifier, build, prepare
 from course_utils.vision.fine_tune.optimizer import make_optimizer
-from course_utils.vision.images import whole_batches
+from course_utils.vision.images import names, split_file, whole_batches
 
 
 def train(config: FineTune, data: Data | None = None, model: Classifier | None = None) -> RunResult:
@@ -80,6 +80,8 @@ def make_task(config: FineTune, process: Process, data: Data | None, model: Clas
         trained=partial(parameters_named, names=trained.keys()),
         stages=(config.head_epochs,) if config.head_epochs else (),
         title=f"{config.tactic} on {config.base}, {len(data.train):,} images",
+        data=names(data.train, data.validation, data.test),
+        files=split_file(data.train, data.validation, data.test),
     )
 
 

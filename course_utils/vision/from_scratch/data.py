@@ -10,12 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms import v2
 
-from course_utils.data import Images, Splits, batches, from_torchvision, load_splits, mixup_cutmix
+from course_utils.data import Images, Splits, batches, from_torchvision, mixup_cutmix
 from course_utils.data.loading import prefetched
 from course_utils.data.transforms import Augment, Mix
 from course_utils.launch import Process
 from course_utils.vision.from_scratch.config import FromScratch
-from course_utils.vision.images import augmentation
+from course_utils.vision.images import augmentation, load
 
 
 def load_data(config: FromScratch) -> Splits:
@@ -25,7 +25,7 @@ def load_data(config: FromScratch) -> Splits:
         FileNotFoundError, ConnectionError, ValueError: as :func:`course_utils.data.load_splits`.
     """
     # The same part is held out whatever the seed of the run.
-    splits = load_splits(config.data, root=config.data_dir, download=config.download, validation=config.validation)
+    splits = load(config, config.validation)
     train, held, test = (part and _with_border(part, config) for part in splits)
     assert train is not None
     assert test is not None

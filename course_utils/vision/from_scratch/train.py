@@ -17,7 +17,7 @@ from functools import partial
 import torch.nn.functional as F
 from torch import Tensor
 
-from course_utils.data import Images, Splits
+from course_utils.data import Images, Splits, hold_out
 from course_utils.launch import Process
 from course_utils.training import choose_precision
 from course_utils.training.processes import command_line
@@ -26,11 +26,12 @@ from course_utils.vision.from_scratch.config import FromScratch
 from course_utils.vision.from_scratch.data import load_data, training_batches
 from course_utils.vision.from_scratch.model import Mirrored, build_model
 from course_utils.vision.from_scratch.optimizer import make_optimizer
-from course_utils.vision.images import whole_batches
+from course_utils.vision.images import names, split_file, whole_batches
 
 
 def train(config: FromScratch, images: Images | None = None, test: Images | None = None) -> RunResult:
     """Train in this process, or together with others; ``images`` to train on and to ``test`` in place of the recipe's.
+    What ``config.validation`` holds out, it holds out of ``images``.
 
     Raises:
         FileNotFoundError, OSError, ValueError: as :func:`course_utils.training.run.run`.
@@ -40,9 +41,11 @@ def train(config: FromScratch, images: Images | None = None, test: Images | None
 
 def make_task(config: FromScratch, process: Process, images: Images | None, test: Images | None) -> Task:
     """The run of a recipe."""
-    given = images is not None and test is not None and not config.validation
-    data = Splits(images, None, test) if given else load_data(config)  # type: ignore[arg-type]
-    images, test = images or data.train, test or data.test
+    data = load_data(config) if images is None or test is None else Splits(images, None, test)
+    if images is not None:
+        held = hold_out(images, config.validation) if config.validation else (images, None)
+        data = Splits(*held, data.test)
+    images, test = data.train, test or data.test
     per_epoch = len(images) // config.batch_size
     if not per_epoch:
         raise ValueError(f"{len(images)} images make no batch of {config.batch_size}: choose a smaller batch_size")
@@ -71,6 +74,8 @@ def make_task(config: FromScratch, process: Process, images: Images | None, test
         test=partial(evaluated, test),
         judged=Mirrored if config.mirror and images.may_be_mirrored else lambda model: model,
         title=f"{config.preset} on {len(images):,} images",
+        data=names(images, data.validation, test),
+        files=split_file(images, data.validation, test),
     )
 
 
