@@ -225,6 +225,7 @@ def _table(text: str, file: Traversable | Path, said: tuple[str | None, str | No
     if begin is None:
         return
     header = [name.strip() for name in begin[1]]
+    body: Iterator[tuple[int, list[str]]]
     if all(map(_number, said)):
         columns, body = [int(str(field)) - 1 for field in said], chain([begin], records)
     elif set(names := _chosen(said, header)) <= set(header):
@@ -263,9 +264,9 @@ def _fault(values: dict[str, str]) -> str | None:
 def _records(text: str, mark: str, file: Traversable | Path) -> Iterator[tuple[int, list[str]]]:
     """The records that are not blank, each with the line it begins in."""
     if mark == "\t":
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                yield number, line.rstrip("\r").split("\t")
+        for number, content in enumerate(text.split("\n"), start=1):
+            if content.strip():
+                yield number, content.rstrip("\r").split("\t")
         return
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     line = 1

@@ -25,8 +25,8 @@ def stratified(texts: Sequence[str], labels: Sequence[str], count: int, seed: in
     for row, text in enumerate(texts):
         rows.setdefault(text, []).append(row)
     members: dict[str, list[str]] = {}  # the different texts of each label
-    for text, found in rows.items():
-        members.setdefault(labels[found[0]], []).append(text)
+    for text, places in rows.items():
+        members.setdefault(labels[places[0]], []).append(text)
     shares = _apportioned({label: len(found) for label, found in members.items()}, count / len(texts), seed)
     drawn: list[int] = []
     for label, found in members.items():

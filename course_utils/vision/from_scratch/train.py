@@ -43,8 +43,8 @@ def make_task(config: FromScratch, process: Process, images: Images | None, test
     """The run of a recipe."""
     data = load_data(config) if images is None or test is None else Splits(images, None, test)
     if images is not None:
-        held = hold_out(images, config.validation) if config.validation else (images, None)
-        data = Splits(*held, data.test)
+        train, held = hold_out(images, config.validation) if config.validation else (images, None)
+        data = Splits(train, held, data.test)
     images, test = data.train, test or data.test
     per_epoch = len(images) // config.batch_size
     if not per_epoch:
