@@ -65,14 +65,6 @@ class Engine(Protocol):
 
     def step(self, micro_batches: list[Batch]) -> StepResult: ...
 
-    def kept(self) -> str:
-        """What is left of a run that cannot go on."""
-        if self.config.folder is None:
-            return "Nothing was saved: the run has no output"
-        if self.saved is None:
-            return f"No checkpoint was written to {self.config.folder} yet"
-        return f"{self.config.folder / LAST} is kept as it was after step {self.saved}"
-
     def close(self) -> None: ...
 
 
