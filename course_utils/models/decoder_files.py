@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
+from functools import partial
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -153,7 +154,7 @@ def _tensors(folder: Path) -> Iterator[tuple[str, torch.Size, Callable[[], Tenso
             for name in opened.keys():  # noqa: SIM118 (no mapping)
                 if not name.endswith("rotary_emb.inv_freq"):  # follows from the config; old files have it all the same
                     shape = torch.Size(opened.get_slice(name).get_shape())
-                    yield _to_ours(name), shape, lambda opened=opened, name=name: opened.get_tensor(name)
+                    yield _to_ours(name), shape, partial(opened.get_tensor, name)
 
 
 def _weight_files(folder: Path) -> list[Path]:
