@@ -187,6 +187,19 @@ def test_fsdp_gathers_16_bits_and_scatters_32() -> None:
     assert traffic(plan, 0)["data"] == 7 / 8 * (2 + 2 + 4) * LLAMA_8B.parameters
 
 
+def test_what_is_not_resharded_is_gathered_once_and_stays() -> None:
+    plan = Plan(model=GPT2_XL, batch=32, data=8, zero=3, states=FSDP_ADAM, recompute="full", kernel="fused")
+    kept = replace(plan, reshard=False)
+    share = 7 / 8 * GPT2_XL.parameters
+    assert traffic(kept, 0)["data"] == share * (2 + 4)
+    assert traffic(plan, 0)["data"] == 4 * share * (2 + 2 + 4), "four micro-batches"
+    link = Link(0.0, 1e9)
+    cluster = Cluster(per_node=8, inside=link, between=link)
+    for one in (plan, kept):
+        assert step_time(one, cluster).axes["data"] == pytest.approx(traffic(one, 0)["data"] / 1e9)
+    assert gpu_memory(kept).gathered == (2 + 4) * GPT2_XL.parameters > 5 * gpu_memory(plan).gathered
+
+
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_the_search_proposes_nothing_that_does_not_fit(stage: int) -> None:
     plan = Plan(model=GPT3, batch=64, zero=stage, recompute="full", kernel="fused", dropout=False)

@@ -1,8 +1,10 @@
-"""What a layer of today's decoders keeps: against the closed formulas, against autograd, and a whole step's peak."""
+"""What a layer keeps: Korthikanti's table, the parts of any layer, autograd, and the peak of a whole step."""
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -20,18 +22,95 @@ from course_utils.measure import Ledger
 from course_utils.measure.live import LiveMemory
 from course_utils.models import decoder
 from course_utils.models.decoder_config import DecoderConfig
+from course_utils.models.encoder import Encoder, EncoderConfig
 from course_utils.plan.activations import kept_activations, layer_activations, logits
 from course_utils.plan.decoder import Decoder
+from course_utils.plan.machines import GIB
 from course_utils.plan.memory import FP32_ADAM
 from course_utils.plan.plan import Plan
 from course_utils.plan.planner import gpu_memory
-from course_utils.plan.transformer import DEEPSEEK_V3, GPT3, LLAMA_8B, LLAMA_70B, MIXTRAL, RECOMPUTE, Recompute
+from course_utils.plan.transformer import (
+    BLOOM,
+    DEEPSEEK_V3,
+    GPT3,
+    LLAMA_8B,
+    LLAMA_70B,
+    MIXTRAL,
+    MT_NLG,
+    RECOMPUTE,
+    Recompute,
+    forward_flops,
+    step_flops,
+)
 from course_utils.zero import zero
 
+COLUMNS: list[dict[str, Any]] = [
+    {"tensor": 1},
+    {"tensor": 8},
+    {"tensor": 8, "sequence_parallel": True},
+    {"tensor": 8, "recompute": "selective"},
+    {"tensor": 8, "sequence_parallel": True, "recompute": "selective"},
+    {"recompute": "full"},
+]
 SIZES: dict[str, int] = {
     "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
     "intermediate_size": 168, "vocab_size": 512, "max_position_embeddings": 256,
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("model", "gib"),
+    [(GPT3, (2.672, 0.539, 0.334, 0.305, 0.100, 0.047)), (MT_NLG, (3.828, 0.820, 0.479, 0.508, 0.166, 0.078))],
+    ids=["GPT-3", "MT-NLG"],
+)
+def test_the_table_of_the_paper(model: Decoder, gib: tuple[float, ...]) -> None:
+    s, h, a, t = model.length, model.width, model.heads, 8
+    for column, want in zip(COLUMNS, gib, strict=True):
+        assert layer_activations(s, 1, h, a, **column).total / GIB == pytest.approx(want, abs=0.0005)
+    scores = 5 * a * s / h
+    forms = (34 + scores, 10 + 24 / t + scores / t, (34 + scores) / t, 10 + 24 / t, 34 / t, 2)
+    for column, factor in zip(COLUMNS, forms, strict=True):
+        assert layer_activations(s, 3, h, a, **column).total == pytest.approx(s * 3 * h * factor)
+
+
+def test_the_ratios_of_the_paper() -> None:
+    assert [5 * m.heads * m.length / m.width for m in (GPT3, BLOOM, MT_NLG)] == [80, 80, 64]
+    saved = [round(r / (34 + r), 2) for r in (80, 64)]
+    assert saved == [0.70, 0.65]
+    for model, sixth, all_scores, one_forward in ((GPT3, 2.78, 2.69, 0.90), (MT_NLG, 1.67, 1.64, 0.55)):
+        scores, step = forward_flops(model)["scores"], step_flops(model, 1)
+        assert round(100 * model.length / (6 * model.width), 2) == sixth
+        assert round(100 * 3 * scores / step, 2) == all_scores
+        assert round(100 * (step_flops(model, 1, "selective") / step - 1), 2) == one_forward
+
+
+@contextmanager
+def byte_masks() -> Iterator[None]:
+    """Dropout that keeps its mask as bytes, as it does on a GPU; torch's CPU dropout keeps it as wide as its input."""
+    original = F.dropout
+
+    def dropout(x: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:
+        return torch.native_dropout(x, p, training)[0] if p else x
+
+    F.dropout = dropout
+    try:
+        yield
+    finally:
+        F.dropout = original
+
+
+@pytest.mark.parametrize(("kernel", "dropout"), [("written_out", 0.0), ("written_out", 0.1), ("fused", 0.0)])
+@pytest.mark.parametrize(("dtype", "number"), [(torch.float32, 4), (torch.bfloat16, 2)])
+def test_the_formula_is_what_autograd_saves(kernel: Any, dtype: torch.dtype, number: int, dropout: float) -> None:
+    """To the byte, when the 4 statistics of the norms, FP32, are added."""
+    attention = "sdpa" if kernel == "fused" else "written_out"
+    config = EncoderConfig(width=48, heads=3, depth=1, dropout=dropout, attention_dropout=dropout, attention=attention)
+    layer = Encoder(config).to(dtype).train()
+    x = torch.randn(5, 17, 48, dtype=dtype).requires_grad_()
+    with Ledger(layer) as ledger, byte_masks():
+        layer(x)
+    formula = layer_activations(17, 5, 48, 3, kernel=kernel, dropout=dropout > 0, number=number)
+    assert ledger.saved_peak - formula.total == 5 * 17 * 4 * number  # the statistics
 
 
 @given(

@@ -11,7 +11,7 @@ experts).
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from course_utils.measure.communication import Link, all_gather_bytes, ring_all_reduce_time
 from course_utils.plan.memory import FP32_ADAM, ModelStates
@@ -96,34 +96,44 @@ def _trained(plan: Plan, stage: int) -> tuple[Held, Held]:
     return adapters(plan.model, layers, plan.lora, tensor=plan.tensor, expert=plan.expert), everything
 
 
+def _as_sent(plan: Plan) -> tuple[int, ModelStates]:
+    """The stage of ZeRO by whose rule a plan sends. Stage 3 that does not reshard gathers once and averages once, as
+    stage 1 does, and gathers what its precision gathers."""
+    if plan.zero == 3 and not plan.reshard:
+        return 1, replace(plan.states, weights=plan.states.unit)
+    return plan.zero, plan.states
+
+
 def _data(plan: Plan, stage: int) -> float:
+    zero_stage, states = _as_sent(plan)
     sent, m = 0.0, plan.micro_batches
     for trained, everything, ranks in zip(*_trained(plan, stage), plan.alike, strict=True):
-        sent += data_traffic(trained, ranks, plan.states, stage=plan.zero, micro_batches=m)
+        sent += data_traffic(trained, ranks, states, stage=zero_stage, micro_batches=m)
         if plan.zero == 3 and plan.lora:
-            sent += 2 * m * all_gather_bytes(plan.lora.base * everything, ranks)
+            sent += (2 * m if plan.reshard else 1) * all_gather_bytes(plan.lora.base * everything, ranks)
     return sent
 
 
 def _data_seconds(plan: Plan, stage: int, link: Link) -> Seconds:
     """A reduce-scatter or an all-gather is half of a ring all-reduce. Stage 3 sends layer by layer."""
     units = _layers(plan, stage) + 1 if plan.zero == 3 else 1
-    trained, everything = _trained(plan, stage)
+    (zero_stage, states), (trained, everything) = _as_sent(plan), _trained(plan, stage)
 
     def ring(parameters: Held, number: float) -> float:
         sizes = zip(parameters, plan.alike, strict=True)
         return sum(units * ring_all_reduce_time(n * number / units, ranks, link) / 2 for n, ranks in sizes if n)
 
-    scatter, gather = ring(trained, plan.states.gradients), ring(trained, plan.states.weights)
-    match plan.zero:
+    scatter, gather = ring(trained, states.gradients), ring(trained, states.weights)
+    frozen = ring(everything, plan.lora.base) if plan.lora and plan.zero == 3 else 0.0
+    match zero_stage:
         case 0:
             return 0.0, 2 * scatter
         case 1:
-            return 0.0, scatter + gather
+            return 0.0, scatter + gather + frozen
         case 2:
             return scatter, gather
         case _:
-            return scatter + 2 * ring(everything, plan.lora.base if plan.lora else plan.states.unit), 0.0
+            return scatter + 2 * (ring(trained, states.unit) + frozen), 0.0
 
 
 def _boundary(plan: Plan) -> float:

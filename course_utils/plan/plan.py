@@ -51,6 +51,8 @@ class Plan:
         further: ranks on axes that are not known here, by name; see :mod:`course_utils.hybrid.axes`.
         zero: ZeRO stage: 1 divides master weights and moments over the ranks that hold the same parameters, 2
             gradients too, 3 weights too.
+        reshard: whether ZeRO-3 gives gathered weights back after each use. If not, a rank keeps its layers whole until
+            the step ends: it gathers once and averages once, as FSDP does beside a pipeline.
         lora: only such updates train; the model is frozen.
 
     Raises:
@@ -75,6 +77,7 @@ class Plan:
     further: Mapping[str, int] = field(default_factory=dict)
     sequence_parallel: bool = False
     zero: int = 0
+    reshard: bool = True
     lora: Lora | None = None
 
     def __post_init__(self) -> None:

@@ -132,7 +132,7 @@ def gpu_memory(plan: Plan, stage: int | None = None) -> Memory:
     head = {"length": plan.tokens // plan.context, "sequences": plan.micro_batch, "tensor": plan.tensor}
     # Two moments are full: backward begins at the loss; or it works a layer out again, whose gradients come whole.
     at_loss = states._replace(
-        gathered=weights,
+        gathered=weights if plan.reshard else weights + gradients,
         activations=waiting * all_kept,
         head=last * head_activations(plan.model, **head, number=number),
     )
@@ -170,10 +170,10 @@ def _gathered(plan: Plan, layers: list[int], first: bool, last: bool) -> tuple[f
     """Bytes of the weights and of the gradients that stand whole beside the shards.
 
     At work are a layer, the next one, and what lies outside of all layers. Stage 3 gathers their weights, and from
-    stage 2 on their gradients are whole until they are averaged.
+    stage 2 on their gradients are whole until they are averaged. What is not resharded is all layers of the rank.
     """
     on = {"tensor": plan.tensor, "expert": plan.expert}
-    units = layers[:2], layers[-2:]
+    units = (layers[:2], layers[-2:]) if plan.reshard else (layers,)
     whole = max((held(plan.model, unit, **on, first=first, last=last) for unit in units), key=sum)
     trained, size = whole, float(plan.states.unit)
     if plan.lora:
