@@ -26,7 +26,7 @@ from course_utils.language import train as training
 from course_utils.language.config import Config
 from course_utils.language.data import batch, batches, encode, in_order, load_texts
 from course_utils.language.evaluate import baselines, document_nats, evaluate, score, table
-from course_utils.language.form import FORMS, is_quatrain, is_scene
+from course_utils.language.form import FORMS, is_poem, is_scene
 from course_utils.language.generate import write
 from course_utils.language.model import Built, LanguageModel, build, open_run, seal
 from course_utils.language.train import train
@@ -54,7 +54,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small(folder: Path, **choices: Any) -> Config:
     own: dict[str, Any] = {"text": str(folder / "rhymes.txt"), "output": str(folder), "processes": 1}
     sizes = {} if "base" in choices else SIZES
-    return Config(**{**own, **sizes, "epochs": 2, "batch_size": 8, "dropout": 0.0, "lr": 1e-2, **choices})
+    return Config(
+        **{**own, **sizes, "epochs": 2, "batch_size": 8, "dropout": 0.0, "lr": 1e-2, "muon_factor": 5.0, **choices}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +141,13 @@ def test_an_epoch_holds_each_token_once_for_any_number_of_processes(packed: bool
     assert data.rows(packed) == sum(len(x) for x, _ in batches(data, 1, packed=packed, seed=0, epoch=0))
     whole = sum(int((y != IGNORED).sum()) for _, y in batches(data, 1, packed=packed, seed=0, epoch=0))
     assert whole == data.tokens == sum(int((y != IGNORED).sum()) for _, y in in_order(data, 4))
+
+
+def test_extra_texts_are_learned_from_and_choose_nothing(folder: Path) -> None:
+    own, both = (load_texts(small(folder, extra=extra)) for extra in ((), ("tang", "octaves")))
+    assert len(both.train) == len(own.train) + 12_122 + 19_190
+    assert both[1:] == own[1:]
+    assert len(both.alphabet) > 5_000
 
 
 # ---- runs --------------------------------------------------------------------------------------------------------
@@ -229,9 +238,13 @@ def test_the_embedded_form_holds_a_model_in_half_the_bytes(
 def test_the_best_seed_is_written_with_its_card(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(make_language, "CHOICES", {**SIZES, "text": str(folder / "rhymes.txt"), "processes": 1})
+    own = {"text": str(folder / "rhymes.txt"), "processes": 1}
+    monkeypatch.setattr(make_language, "BOTH", {**own, **SIZES})
+    monkeypatch.setattr(make_language, "ALONE", {**own, "length": 32})
     monkeypatch.setattr(make_language, "SAMPLES", 5)
-    monkeypatch.setattr("sys.argv", ["make", "--epochs", "1", "--seeds", "0", "1", "--to", str(tmp_path)])
+    monkeypatch.setattr(
+        "sys.argv", ["make", "--before", "1", "--epochs", "1", "--seeds", "0", "1", "--to", str(tmp_path)]
+    )
     make_language.main()
     found = {int(seed): float(nats) for seed, nats in re.findall(r"seed (\d): ([\d.]+) nats", capsys.readouterr().out)}
     monkeypatch.setattr(models, "MODEL", tmp_path / "tang.safetensors")
@@ -255,6 +268,7 @@ def test_the_best_seed_is_written_with_its_card(
         ({"optimizer": "adamw", "muon_factor": 2.0}, "muon_factor is 2.0"),
         ({"base": "embedded", "width": 96}, "width is 96, .*base embedded"),
         ({"tokenizer": "words"}, "tokenizer"),
+        ({"extra": ["tang"]}, "extra holds tang"),
     ],
 )
 def test_choices_that_do_not_fit_are_refused(choices: dict[str, Any], told: str) -> None:
@@ -277,12 +291,12 @@ def test_what_is_written_begins_as_told_and_is_drawn_from_the_seed(done: RunResu
 
 
 @pytest.mark.parametrize("lengths", [[5, 5, 5, 5], [7, 7, 7, 7]])
-def test_quatrains(lengths: list[int]) -> None:
+def test_poems(lengths: list[int]) -> None:
     lines = ["月" * length for length in lengths]
-    assert is_quatrain("\n".join(lines))
-    assert not is_quatrain("\n".join(lines[:3]))
-    assert not is_quatrain("\n".join([*lines[:3], "月" * 6]))
-    assert not is_quatrain("\n".join([*lines, ""]))
+    assert is_poem("\n".join(lines), 4)
+    assert is_poem("\n".join(lines * 2), 8)
+    for other in (lines[:3], [*lines[:3], "月" * 6], [*lines, ""], lines * 2):
+        assert not is_poem("\n".join(other), 4)
 
 
 def test_every_text_of_the_corpora_has_their_form() -> None:
@@ -290,7 +304,7 @@ def test_every_text_of_the_corpora_has_their_form() -> None:
         texts = load_texts(Config(corpus=name))
         held = [*texts.validation, *texts.test]
         share = sum(map(form.holds, held)) / len(held)
-        assert share > (0.99 if name == "tang" else 0.8)
+        assert share > (0.8 if name == "shakespeare" else 0.99)
 
 
 def test_scenes() -> None:

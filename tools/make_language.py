@@ -1,11 +1,11 @@
-"""Train the language model that comes with the course, on the quatrains of the Tang, and write it with its card.
+"""Train the language model that comes with the course, and write it with its card.
 
-    python -m tools.make_language                                    # three seeds: about two hours of a core
-    python -m tools.make_language --epochs 2 --seeds 0 --to FOLDER   # a try, in 200 seconds of a core
+    python -m tools.make_language                                             # three seeds: two hours of a core
+    python -m tools.make_language --before 0 --epochs 2 --seeds 0 --to FOLDER # a try, in 200 seconds of a core
 
-Everything but the numbers below is the default of ``python -m course_utils.language.train``. Each seed's run keeps its
-best epoch by validation; of the seeds, the one that is best by validation is written, its weights in FP16. The test
-poems are looked at once, after that.
+It learns from octaves and quatrains of the Tang together, then from quatrains alone. Everything but the numbers below
+is the default of ``python -m course_utils.language.train``. Each run keeps its best epoch by validation; of the seeds,
+the one that is best by validation is written, its weights in FP16. The test poems are looked at once, after that.
 """
 
 from __future__ import annotations
@@ -32,21 +32,26 @@ from course_utils.language.generate import write
 from course_utils.language.model import MODEL, Built, open_run, seal
 from course_utils.language.train import train
 
-SEEDS, EPOCHS = (0, 1, 2), 20
-CHOICES: dict[str, Any] = {"dropout": 0.25, "ema": 0.05, "processes": 1}
+SEEDS, BEFORE, EPOCHS = (0, 1, 2), 4, 2
+BOTH: dict[str, Any] = {"processes": 1, "extra": ("octaves",)}
+ALONE: dict[str, Any] = {"processes": 1}
+AFTER: dict[str, Any] = {"dropout": 0.2}  # where the second run goes on from the first
 SAMPLES = 500
 
 
-def pretrain(seed: int, epochs: int, folder: Path) -> tuple[Config, Built, float]:
-    """A run: its settings, its best epoch, and the seconds of a core that it took."""
+def pretrain(seed: int, before: int, epochs: int, folder: Path) -> tuple[Config, Built, float]:
+    """One seed: its settings, the model, and the seconds of a core that it took."""
     began = time.process_time()
-    result = train(Config(seed=seed, epochs=epochs, output=str(folder / str(seed)), **CHOICES))
-    assert result.folder is not None
-    return *open_run(result.folder), time.process_time() - began
+    last: dict[str, Any] = {"seed": seed, "epochs": epochs, "output": str(folder / f"{seed}"), **ALONE}
+    if before:
+        first = train(Config(seed=seed, epochs=before, output=str(folder / f"{seed} before"), **BOTH))
+        last |= {"base": str(first.folder), **AFTER}
+    config, built = open_run(str(train(Config(**last)).folder))
+    return config.model_copy(update={"base": None, "output": None}), built, time.process_time() - began
 
 
 def card(
-    config: Config, built: Built, seconds: list[float], scores: list[Score], seeds: list[Score], file: Path
+    config: Config, built: Built, before: int, seconds: list[float], scores: list[Score], seeds: list[Score], file: Path
 ) -> str:
     """The model card; ``scores`` on the test poems: of the model as it is stored, then of those that count."""
     content = file.read_bytes()
@@ -63,7 +68,8 @@ def card(
 parameters |
 | File | `{file.name}`, {len(content):,} bytes: all weights in FP16; tokenizer and settings as JSON in the header |
 | SHA-256 | `{hashlib.sha256(content).hexdigest()}` |
-| Trained on | the training poems of `course_utils/data/embedded/tang.md`, at most {config.epochs} times each |
+| Trained on | {f"octaves and quatrains, {before} times, then " if before else ""}quatrains alone, at most \
+{config.epochs} times: the training poems of `course_utils/data/embedded/tang.md` and `octaves.md` |
 | Licence | MIT, as the course's code; the poems are in the public domain |
 | Made by | `python -m tools.make_language`: seed {config.seed} of {len(seeds)}, chosen by validation; \
 {sum(seconds):,.0f} seconds of a core for all. The same machine and torch give the same bytes |
@@ -92,12 +98,12 @@ line that it read.
 """
 
 
-def choose(texts: Texts, seeds: list[int], epochs: int) -> tuple[Config, Built, list[float], list[Score]]:
+def choose(texts: Texts, seeds: list[int], before: int, epochs: int) -> tuple[Config, Built, list[float], list[Score]]:
     """The best seed by validation, the seconds that each took, and what each reached there."""
     runs, found = [], []
     with tempfile.TemporaryDirectory() as folder:
         for seed in seeds:
-            config, built, seconds = pretrain(seed, epochs, Path(folder))
+            config, built, seconds = pretrain(seed, before, epochs, Path(folder))
             runs.append((config, built, seconds))
             found.append(evaluate(built, texts.validation))
             print(
@@ -109,23 +115,24 @@ def choose(texts: Texts, seeds: list[int], epochs: int) -> tuple[Config, Built, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the embedded language model.")
-    parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over the poems")
+    parser.add_argument("--before", type=int, default=BEFORE, help="passes over octaves and quatrains; 0: none")
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="passes over quatrains alone, after that")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="one run for each")
     parser.add_argument("--to", type=Path, default=MODEL.parent, help="the folder to write to")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     torch.set_num_threads(1)  # with two, sums are split in another way, and the last digits differ
-    texts = load_texts(Config(**CHOICES))
-    config, built, seconds, seeds = choose(texts, options.seeds, options.epochs)
+    texts = load_texts(Config(**ALONE))
+    config, built, seconds, seeds = choose(texts, options.seeds, options.before, options.epochs)
     options.to.mkdir(parents=True, exist_ok=True)
     file = options.to / MODEL.name
-    seal(built, config.model_copy(update={"output": None}), file)
+    seal(built, config, file)
     for p in built.decoder.parameters():
         p.data = p.data.half().float()  # as it is stored
     scores = [evaluate(built, texts.test, form=FORMS["tang"], samples=SAMPLES)]
     scores += baselines(texts.train, texts.alphabet, texts.validation, texts.test)
     with atomic_write(options.to / f"{MODEL.stem}.md", "w") as page:
-        page.write(card(config, built, seconds, scores, seeds, file))
+        page.write(card(config, built, options.before, seconds, scores, seeds, file))
     print(table(scores))
 
 

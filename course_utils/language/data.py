@@ -26,7 +26,9 @@ def load_texts(config: Config) -> Texts:
     Raises:
         FileNotFoundError, ValueError: as :func:`course_utils.data.own_text.load_own_text`.
     """
-    return load_corpus(config.corpus) if config.text is None else load_own_text(config.text, config.cut)
+    texts = load_corpus(config.corpus) if config.text is None else load_own_text(config.text, config.cut)
+    more = [text for name in config.extra for text in load_corpus(name).train]
+    return texts._replace(train=[*texts.train, *more])
 
 
 def make_tokenizer(config: Config, texts: Texts) -> Tokenizer:

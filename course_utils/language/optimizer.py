@@ -15,8 +15,8 @@ def make_optimizer(config: Config, decoder: Decoder, steps: int) -> tuple[torch.
     optimizer: torch.optim.Optimizer
     if config.optimizer == "muon":
         groups = muon_groups(parameter_groups(decoder, config.weight_decay), [decoder.decoder], config.muon_factor)
-        optimizer = Muon(groups, config.lr)
+        optimizer = Muon(groups, config.rate)
     else:
-        optimizer = adamw(decoder, config.lr, weight_decay=config.weight_decay, betas=(0.9, 0.95))
+        optimizer = adamw(decoder, config.rate, weight_decay=config.weight_decay, betas=(0.9, 0.95))
     warmup = min(round(config.warmup * steps), steps - 1)
     return optimizer, schedule_lr(optimizer, warmup_cosine(steps=steps, warmup=warmup, floor=config.floor))
