@@ -26,7 +26,7 @@ from course_utils.language import train as training
 from course_utils.language.config import Config
 from course_utils.language.data import batch, batches, encode, in_order, load_texts
 from course_utils.language.evaluate import baselines, document_nats, evaluate, score, table
-from course_utils.language.form import FORMS, is_poem, is_scene
+from course_utils.language.form import FORMS, is_octave, is_quatrain, is_scene
 from course_utils.language.generate import write
 from course_utils.language.model import Built, LanguageModel, build, open_run, seal
 from course_utils.language.train import train
@@ -293,10 +293,10 @@ def test_what_is_written_begins_as_told_and_is_drawn_from_the_seed(done: RunResu
 @pytest.mark.parametrize("lengths", [[5, 5, 5, 5], [7, 7, 7, 7]])
 def test_poems(lengths: list[int]) -> None:
     lines = ["月" * length for length in lengths]
-    assert is_poem("\n".join(lines), 4)
-    assert is_poem("\n".join(lines * 2), 8)
+    assert is_quatrain("\n".join(lines))
+    assert is_octave("\n".join(lines * 2))
     for other in (lines[:3], [*lines[:3], "月" * 6], [*lines, ""], lines * 2):
-        assert not is_poem("\n".join(other), 4)
+        assert not is_quatrain("\n".join(other))
 
 
 def test_every_text_of_the_corpora_has_their_form() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 
@@ -15,9 +14,18 @@ class Form(NamedTuple):
     holds: Callable[[str], bool]
 
 
-def is_poem(text: str, lines: int) -> bool:
-    """So many lines of equal length, five characters or seven."""
-    return [len(line) for line in text.split("\n")] in ([5] * lines, [7] * lines)
+def is_quatrain(text: str) -> bool:
+    """Four lines of equal length, five characters or seven."""
+    return _lengths(text) in ([5] * 4, [7] * 4)
+
+
+def is_octave(text: str) -> bool:
+    """Eight lines of equal length, five characters or seven."""
+    return _lengths(text) in ([5] * 8, [7] * 8)
+
+
+def _lengths(text: str) -> list[int]:
+    return [len(line) for line in text.split("\n")]
 
 
 def is_scene(text: str) -> bool:
@@ -30,7 +38,7 @@ def is_scene(text: str) -> bool:
 
 
 FORMS = {
-    "tang": Form("four lines of equal length, 5 or 7 characters", partial(is_poem, lines=4)),
-    "octaves": Form("eight lines of equal length, 5 or 7 characters", partial(is_poem, lines=8)),
+    "tang": Form("four lines of equal length, 5 or 7 characters", is_quatrain),
+    "octaves": Form("eight lines of equal length, 5 or 7 characters", is_octave),
     "shakespeare": Form("directions in brackets, and speeches under a name in capitals", is_scene),
 }
