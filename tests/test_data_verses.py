@@ -38,6 +38,7 @@ def test_the_text_alone_says_its_split_and_its_place(corpus):
         assert places == sorted(places)
 
 
+@pytest.mark.slow
 def test_no_held_out_text_is_nearly_one_to_train_on(corpus):
     name, texts = corpus
     width = 20 if name == "shakespeare" else 3
@@ -47,6 +48,7 @@ def test_no_held_out_text_is_nearly_one_to_train_on(corpus):
     assert distinct([*texts.train[:: 4 if name == "shakespeare" else 1], *held], width)[1] == []
 
 
+@pytest.mark.slow
 def test_no_octave_holds_a_held_out_quatrain():
     quatrains, octaves = load_corpus("tang"), load_corpus("octaves").train
     held = [*quatrains.validation, *quatrains.test]

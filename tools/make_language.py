@@ -47,7 +47,8 @@ def pretrain(seed: int, before: int, epochs: int, folder: Path) -> tuple[Config,
         first = train(Config(seed=seed, epochs=before, output=str(folder / f"{seed} before"), **BOTH))
         last |= {"base": str(first.folder), **AFTER}
     config, built = open_run(str(train(Config(**last)).folder))
-    return config.model_copy(update={"base": None, "output": None}), built, time.process_time() - began
+    learned = {"base": None, "output": None, "extra": BOTH.get("extra", ()) if before else ()}  # from which texts
+    return config.model_copy(update=learned), built, time.process_time() - began
 
 
 def card(
@@ -130,7 +131,8 @@ def main() -> None:
     for p in built.decoder.parameters():
         p.data = p.data.half().float()  # as it is stored
     scores = [evaluate(built, texts.test, form=FORMS["tang"], samples=SAMPLES)]
-    scores += baselines(texts.train, texts.alphabet, texts.validation, texts.test)
+    counted = load_texts(config)  # all that the model has seen
+    scores += baselines(counted.train, counted.alphabet, counted.validation, counted.test)
     with atomic_write(options.to / f"{MODEL.stem}.md", "w") as page:
         page.write(card(config, built, options.before, seconds, scores, seeds, file))
     print(table(scores))
