@@ -29,6 +29,7 @@ from course_utils.news.optimizer import make_optimizer
 from course_utils.news.predict import logits, open_run, predict
 from course_utils.news.train import train
 from course_utils.training import run as running
+from course_utils.training.folder import BEST, CARD, HISTORY, LAST
 from course_utils.training.run import RunResult
 
 
@@ -67,7 +68,7 @@ def test_every_tactic_learns(folder: Path, tmp_path: Path, tactic: str) -> None:
     losses = [row["loss"] for row in result.epochs]
     assert losses[-1] < losses[0]
     assert result.folder == tmp_path / tactic
-    assert {path.name for path in result.folder.iterdir()} == {"best.safetensors", "last.safetensors", "history.json"}
+    assert {path.name for path in result.folder.iterdir()} == {BEST, LAST, HISTORY, CARD}
 
 
 def test_the_first_loss_is_that_of_guessing(folder: Path) -> None:

@@ -19,7 +19,7 @@ from test_training_run import TINY, _one_thread, digits, fine_tune, tensors, tin
 
 from course_utils.training import run
 from course_utils.training.alone import LOCK, alone_in
-from course_utils.training.folder import BEST, HISTORY, LAST
+from course_utils.training.folder import BEST, CARD, HISTORY, LAST
 from course_utils.training.sound import strict
 from course_utils.vision.fine_tune import train as training
 from course_utils.vision.fine_tune.config import FineTune
@@ -127,7 +127,7 @@ def test_a_second_run_into_one_folder_is_refused_while_the_first_runs(tmp_path: 
     with alone_in(tmp_path / "run"), pytest.raises(ValueError, match=words):
         fine_tune(tmp_path / "run")
     fine_tune(tmp_path / "run")
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {LAST, BEST, HISTORY}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {LAST, BEST, HISTORY, CARD}
 
 
 HOLDER = """

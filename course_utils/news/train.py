@@ -28,6 +28,11 @@ from course_utils.training.checkpoint import parameters_named
 from course_utils.training.processes import command_line
 from course_utils.training.run import RunResult, Task, run
 
+LICENCES = {  # of the bases that come with the course
+    "embedded": "MIT (multilingual-e5-small), see course_utils/models/embedded_files/encoder.md",
+    "untrained": "",
+}
+
 
 def train(config: Config) -> RunResult:
     """Train in this process; under torchrun, srun or ``launch`` together with the others.
@@ -80,6 +85,7 @@ def make_task(config: Config, process: Process) -> Task:
         title=f"{config.tactic} on {config.base}, {len(data):,} titles, {data.cut} cut at {config.max_length} tokens",
         data=titles.names(),
         files=titles.files(),
+        licence=LICENCES.get(config.base, f"that of {config.base}: see where it was published"),
         reseed="epoch",  # as the runs that the chapter compares were made
         engine=engine,
     )

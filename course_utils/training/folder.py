@@ -10,7 +10,7 @@ from course_utils.training import checkpoint
 from course_utils.training.checkpoint import Checkpoint
 from course_utils.training.settings import RunSettings
 
-LAST, BEST, HISTORY = "last.safetensors", "best.safetensors", "history.json"
+LAST, BEST, HISTORY, CARD = "last.safetensors", "best.safetensors", "history.json", "README.md"
 # What may differ when a run is resumed. The number of processes too: no batch depends on it.
 MAY_CHANGE = {"resume", "overwrite", "output", "processes", "save_every", "tensorboard", "patience"}
 MAY_CHANGE |= {"data_dir", "download"}

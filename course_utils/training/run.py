@@ -6,7 +6,7 @@ goes on bit for bit; the best epoch by validation, and early stopping; averaged 
 TensorBoard. :func:`course_utils.training.processes.command_line` makes a program of it.
 
 The folder then holds ``last.safetensors`` (to resume from), ``best.safetensors`` (the weights of the best epoch, where
-there is validation) and ``history.json``.
+there is validation), ``history.json``, and at the end ``README.md``, a card for people.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from course_utils.launch.agree import agree
 from course_utils.precision import Precision
 from course_utils.training import checkpoint
 from course_utils.training.alone import alone_in
+from course_utils.training.card import card
 from course_utils.training.checkpoint import Checkpoint
-from course_utils.training.folder import BEST, HISTORY, LAST, check_same_run, open_folder
+from course_utils.training.folder import BEST, CARD, HISTORY, LAST, check_same_run, open_folder
 from course_utils.training.loop import (
     Batch,
     LossFunction,
@@ -92,6 +93,7 @@ class Task:
         data: what the data are called that are trained on, that choose (``"validation"``) and that judge (``"test"``).
             It stands in the log, the checkpoints and the history, and is compared when the run is resumed.
         files: what is to lie beside the run from its first step, such as a split that was drawn: name to text.
+        licence: of what is trained further, for the run's card; empty where nothing is.
         reseed: when the generators, which dropout and drop path draw from, begin anew. At each step they need not be
             saved.
         engine: makes what takes the steps in place of ``optimizer``; all processes call it together. It keeps no state
@@ -117,6 +119,7 @@ class Task:
     title: str = ""
     data: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
+    licence: str = ""
     reseed: Literal["step", "epoch"] = "step"
     engine: Callable[[], Engine] | None = None
 
@@ -347,6 +350,8 @@ class _Run:
             where = "" if self.config.folder is None else f": {self.config.folder / BEST}"
             self._say("best epoch %d, validation accuracy %.4f%s%s", chosen, validation.accuracy, chose, where)
         self._write_history(test)
+        if not stopped:
+            self._write_card(chosen, validation, test)
         if self.process.world_size > 1:
             dist.barrier()  # what the others do next may be to read the files
         progress = (self.step, stopped, self.losses, self.epochs)
@@ -447,6 +452,23 @@ class _Run:
             content = strict(content | {"config": self.config.model_dump()})
             with atomic_write(self.config.folder / HISTORY, "w") as file:
                 json.dump(content, file, indent=1, allow_nan=False)
+
+    def _write_card(self, chosen: int | None, validation: Metrics | None, test: Metrics | None) -> None:
+        """What the run came to, for people."""
+        if self.config.folder is not None and self.process.rank == 0:
+            text = card(
+                self.config,
+                title=self.task.title,
+                data=self.task.data,
+                files=list(self.task.files),
+                sizes=self.sizes,
+                machine=f"{self.process.world_size} process(es), {self.process.device.type}",
+                chosen=None if chosen is None or validation is None else (chosen, validation),
+                test=test,
+                licence=self.task.licence,
+            )
+            with atomic_write(self.config.folder / CARD, "w") as file:
+                file.write(text)
 
     def _say_begin(self) -> None:
         trainable, total = self.sizes

@@ -135,7 +135,8 @@ def _written(
     }
     if isinstance(method, LoRA | IA3):
         names = {path: _theirs(path) for path in plain}
-        tensors = {
+        more: dict[str, Any]
+        tensors: dict[str, Tensor] = {
             f"base_model.model.{names[path]}.{key}": tensor
             for path, adapter in plain.items()
             for key, tensor in _parameters(adapter).items()
@@ -153,23 +154,17 @@ def _written(
         return more, tensors, "base_model.model."
     if isinstance(method, SoftPrompt) and not method.after_first:
         (prompt,) = plain.values()
-        return (
-            {
-                "peft_type": "PROMPT_TUNING",
-                "num_virtual_tokens": method.length,
-                "prompt_tuning_init": "RANDOM",
-                **sizes,
-            },
-            {"prompt_embeddings": prompt.prompt},
-            "base_model.",
-        )
+        more = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": method.length, "prompt_tuning_init": "RANDOM"}
+        return more | sizes, {"prompt_embeddings": prompt.prompt}, "base_model."
     if isinstance(method, Prefix):
         if not any(isinstance(adapter, ShiftedPositions) for adapter in plain.values()):
             raise ValueError(
                 "transformers' BERT counts positions from the prefix on, and this model from its text: tune with "
                 "position_embedding among the targets to share it, or keep it here"
             )
-        rows = [part for each in plain.values() if isinstance(each, KeysAndValues) for part in (each.keys, each.values)]
+        rows: list[Tensor] = [
+            part for each in plain.values() if isinstance(each, KeysAndValues) for part in (each.keys, each.values)
+        ]
         more = {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": method.length, "prefix_projection": False}
         return more | sizes, {"prompt_embeddings": torch.cat(rows, dim=1)}, "base_model."
     raise ValueError(

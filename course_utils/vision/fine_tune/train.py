@@ -82,7 +82,16 @@ def make_task(config: FineTune, process: Process, data: Data | None, model: Clas
         title=f"{config.tactic} on {config.base}, {len(data.train):,} images",
         data=names(data.train, data.validation, data.test),
         files=split_file(data.train, data.validation, data.test),
+        licence=_licence(config),
     )
+
+
+def _licence(config: FineTune) -> str:
+    if config.start == "scratch":
+        return ""
+    if config.base == "embedded":
+        return "MIT, that of the course: see course_utils/models/embedded_files/vit.md"
+    return f"that of {config.base}: see where it was published"
 
 
 def main(words: list[str] | None = None) -> None:
