@@ -174,6 +174,15 @@ def test_what_hides_behind_products_costs_no_time_until_there_is_no_room() -> No
         assert hidden.axes["data"] == pytest.approx(max(0, open_.axes["data"] - overlap * open_.compute))
 
 
+def test_two_axes_that_hide_share_the_room_behind_the_products() -> None:
+    slow = Cluster(per_node=8, inside=Link(0.0, 1e9), between=Link(0.0, 1e9))
+    plan = Plan(model=LLAMA_8B, batch=64, data=2, context=4, kernel="fused", dropout=False)
+    open_, hidden = step_time(plan, slow), step_time(plan, replace(slow, overlap=0.1))
+    assert min(open_.axes["data"], open_.axes["context"]) > 0.1 * open_.compute
+    saved = sum(open_.axes.values()) - sum(hidden.axes.values())
+    assert saved == pytest.approx(0.1 * open_.compute)
+
+
 def test_lora_sends_the_gradients_of_its_updates_alone() -> None:
     plan = Plan(model=LLAMA_8B, batch=8, data=8, lora=Lora(16, ("out",)), kernel="fused", dropout=False)
     added = 32 * 16 * (4096 + 4096)

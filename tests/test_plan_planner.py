@@ -34,6 +34,7 @@ from course_utils.plan.transformer import (
     DEEPSEEK_V3,
     GPT2_XL,
     LLAMA_8B,
+    LLAMA_70B,
     Decoder,
 )
 
@@ -130,6 +131,13 @@ def test_experts_are_divided_over_their_axis_and_all_else_is_not(tensor: int, ex
     assert whole.experts == 4 * 8 * 3 * 24 * 16
     assert part.experts * tensor * expert == whole.experts
     assert part.dense == held(MIXED, 6, tensor=tensor).dense
+
+
+def test_few_key_value_heads_have_their_weights_on_several_ranks() -> None:
+    """Of a layer's matrices sixteen ranks halve what eight hold, but for keys and values: eight heads of 128."""
+    on_8, on_16 = (held(LLAMA_70B, 1, tensor=t, first=False, last=False).dense for t in (8, 16))
+    norms, keys_values = 2 * 8192, 2 * 8192 * 128
+    assert on_16 == norms + (on_8 - norms - keys_values) / 2 + keys_values
 
 
 def test_zero_divides_experts_over_the_ranks_that_hold_them_alike() -> None:

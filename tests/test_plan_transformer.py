@@ -179,6 +179,18 @@ def test_a_configuration_is_read_as_transformers_reads_it(config: Any, tmp_path:
     assert Decoder.from_config(config.to_dict(), name="mine") == Decoder.from_config(tmp_path, name="mine")
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "mixtral", "qwen2", "qwen3", "qwen3_moe"])
+def test_what_a_file_does_not_say_is_what_transformers_takes(family: str) -> None:
+    sizes = {"hidden_size": 256, "num_hidden_layers": 2, "num_attention_heads": 32, "intermediate_size": 64}
+    sizes |= {"vocab_size": 50, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+    sizes |= {"mixtral": {"num_local_experts": 4}, "qwen3_moe": {"num_experts": 4}}.get(family, {})
+    with torch.device("meta"):
+        network = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(family, **sizes))
+    model = Decoder.from_config({"model_type": family, **sizes})
+    assert model.parameters == sum(p.numel() for p in network.parameters())
+    assert model.length == network.config.max_position_embeddings
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [
