@@ -21,7 +21,7 @@ from course_utils.plan.machines import A100, H100
 from course_utils.plan.memory import FP32_ADAM, FSDP_ADAM, MASTER_ADAM_FP32_GRADIENTS
 from course_utils.plan.plan import Lora, Plan
 from course_utils.plan.planner import gpu_memory, held
-from course_utils.plan.transformer import BLOOM, GPT2_XL, GPT3, LLAMA_8B, MIXTRAL, MT_NLG, Decoder
+from course_utils.plan.transformer import BLOOM, GPT2_XL, GPT3, LLAMA_8B, MIXTRAL, MT_NLG, Decoder, forward_flops
 from course_utils.zero import zero
 
 SMALL = Decoder(name="small", layers=4, width=32, heads=4, vocab=64, length=16)
@@ -181,6 +181,18 @@ def test_two_axes_that_hide_share_the_room_behind_the_products() -> None:
     assert min(open_.axes["data"], open_.axes["context"]) > 0.1 * open_.compute
     saved = sum(open_.axes.values()) - sum(hidden.axes.values())
     assert saved == pytest.approx(0.1 * open_.compute)
+
+
+def test_8_bit_factors_halve_the_products_of_layers_and_leave_scores_and_head() -> None:
+    link = Link(0.0, 1e9)
+    cluster = Cluster(per_node=8, inside=link, between=link, gpu=H100)
+    plan = Plan(model=LLAMA_8B, batch=1, length=1024, kernel="fused", dropout=False)
+    wide, narrow = (step_time(plan, replace(cluster, fp8=fp8)).compute for fp8 in (False, True))
+    parts = forward_flops(LLAMA_8B, length=1024)
+    layers = sum(parts[part] for part in ("qkv", "out", "mlp")) / sum(parts.values())
+    assert narrow / wide == pytest.approx(1 - layers * (1 - H100.peak / H100.peak_fp8))
+    with pytest.raises(ValueError, match="A100 80 GB multiplies no 8-bit floats"):
+        replace(cluster, gpu=A100, fp8=True)
 
 
 def test_lora_sends_the_gradients_of_its_updates_alone() -> None:

@@ -77,6 +77,7 @@ def test_lora_in_four_bits_fits_where_full_training_does_not(capsys: pytest.Capt
         ("--model llama-3.1-8b --gpus 3 --tensor 3 --batch-tokens 8k", "32 heads"),
         ("--model llama-3.1-8b --gpus 1 --batch-tokens 100", "no whole sequence of 8,192"),
         ("--model llama-3.1-8b --gpus 1 --busy 2", "busy 2"),
+        ("--model llama-3.1-8b --gpus 8 --gpu a100 --fp8", "no 8-bit floats"),
         ("--model llama-3.1-8b --gpus 1 --lora 8 --base-bits 99", "base-bits 99"),
         ("--config nowhere/config.json --gpus 1", "nowhere"),
         ("--model llama-3.1-8b --gpus 8 --expert 8", "no experts of Llama 3.1 8B"),
@@ -148,7 +149,7 @@ def test_layouts_fit_are_ordered_and_every_grid_is_accounted_for(model: Any, gpu
         assert one.plan.gpus == gpus
         assert one.plan.context == 1 or one.plan.tokens / one.plan.context >= 4096
         assert one.plan.chunks == 1 or one.plan.zero <= 1
-    assert any(reason.startswith("fewer than tokens") for reason in found.excluded)
+    assert any(reason.startswith("fewer than … tokens") for reason in found.excluded)
 
 
 def test_llama_405b_is_laid_out_as_it_was(capsys: pytest.CaptureFixture[str]) -> None:

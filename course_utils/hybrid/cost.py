@@ -22,7 +22,7 @@ from course_utils.pipeline.simulator import bubble_overhead
 from course_utils.plan.machines import A100, GPU
 from course_utils.plan.plan import Plan
 from course_utils.plan.planner import Memory, gpu_memory
-from course_utils.plan.transformer import step_flops
+from course_utils.plan.transformer import forward_flops, step_flops
 
 DAY = 86_400
 DOES_NOT_FIT = "does not fit"  # how a candidate's reason begins where memory is short
@@ -58,6 +58,10 @@ class Cluster:
         busy: share of its peak that a GPU reaches while it multiplies matrices.
         overlap: share of the time of its products behind which a GPU can hide messages of the axes that do so.
         name: what the machines are.
+        fp8: whether the matrices of the layers are multiplied with 8-bit factors; scores and head are not.
+
+    Raises:
+        ValueError: for 8-bit factors on a GPU that has none.
     """
 
     per_node: int
@@ -67,6 +71,13 @@ class Cluster:
     busy: float = 0.6
     overlap: float = 0.0
     name: str = ""
+    fp8: bool = False
+
+    def __post_init__(self) -> None:
+        if self.fp8 and not self.gpu.peak_fp8:
+            raise ValueError(
+                f"{self.gpu.name} multiplies no 8-bit floats: choose an H100 or later, or an L4 or RTX 4090"
+            )
 
     def link(self, grid: Grid, axis: str) -> Link:
         """The link that decides an axis's pace: the slow one as soon as any of its groups leaves a machine. Gradients
@@ -102,7 +113,7 @@ def step_time(plan: Plan, cluster: Cluster, order: Sequence[str] | None = None) 
     grid, m = grid_of(plan, order), plan.micro_batches
     layers = [len(plan.layers_of(stage)) for stage in range(plan.pipeline)]
     stage = layers.index(max(layers))
-    compute = step_flops_done(plan) / (plan.gpus * cluster.gpu.peak * cluster.busy)
+    compute = _products(plan, cluster)
     compute *= layers[stage] * plan.pipeline / plan.model.layers  # uneven stages wait for the largest
     repeated, axes, room = compute, {}, cluster.overlap * compute
     for axis in grid.sizes:
@@ -117,6 +128,16 @@ def step_time(plan: Plan, cluster: Cluster, order: Sequence[str] | None = None) 
         axes[axis] = seconds - hidden
         repeated += m * each * (1 - hidden / seconds if seconds else 1)
     return StepTime(compute, repeated * bubble_overhead(plan.pipeline, m, plan.chunks), axes)
+
+
+def _products(plan: Plan, cluster: Cluster) -> float:
+    """Seconds that a GPU multiplies matrices, if all have as many to multiply."""
+    seconds = step_flops_done(plan) / (plan.gpus * cluster.gpu.peak * cluster.busy)
+    if not cluster.fp8:
+        return seconds
+    parts = forward_flops(plan.model, length=plan.length)
+    narrow = sum(parts[part] for part in ("qkv", "out", "mlp")) / sum(parts.values())
+    return seconds * (1 - narrow + narrow * cluster.gpu.peak / cluster.gpu.peak_fp8)
 
 
 def step_flops_needed(plan: Plan) -> float:

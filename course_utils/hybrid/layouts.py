@@ -58,7 +58,7 @@ def rank(
 
 
 def _kind(reason: str) -> str:
-    """A reason without its numbers, so that equal reasons count together."""
+    """A reason with its numbers left out, so that equal reasons count together."""
     if reason.startswith(DOES_NOT_FIT):
         return "does not fit into the GPU's memory"
-    return re.sub(r"\b[\d.]+\b ?", "", reason).split(":")[0]
+    return re.sub(r"\b[\d.,]*\d\b", "…", reason.split(":")[0])

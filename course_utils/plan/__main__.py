@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--lora", type=number, metavar="RANK", help="train updates of this rank alone")
     found.add_argument("--base-bits", type=float, default=16, help="bits of a frozen weight beside LoRA (default 16)")
     found.add_argument("--kernel", choices=("fused", "written_out"), default="fused", help="attention (default fused)")
+    found.add_argument("--fp8", action="store_true", help="multiply the layers' matrices with 8-bit factors")
     found.add_argument("--busy", type=float, help="share of the peak that products reach")
     found.add_argument("--layouts", type=number, default=5, help="how many of the best layouts to list (default 5)")
     layout = found.add_argument_group("a layout of your own, in place of the best")
@@ -88,7 +89,7 @@ def answer(options: argparse.Namespace) -> str:
     length = options.length or model.length
     if not (sequences := options.batch_tokens // length):
         raise ValueError(f"a batch of {options.batch_tokens:,} tokens has no whole sequence of {length:,}: give more")
-    cluster = CLUSTERS[options.gpu]
+    cluster = replace(CLUSTERS[options.gpu], fp8=options.fp8)
     if options.busy is not None:
         if not 0 < options.busy <= 1:
             raise ValueError(f"busy {options.busy:g} is no share: choose a number above 0 and at most 1, such as 0.5")

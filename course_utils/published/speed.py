@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from course_utils.hybrid.clusters import CLUSTERS
 from course_utils.hybrid.cost import JEAN_ZAY, Cluster, step_time
+from course_utils.measure.communication import Link
 from course_utils.pipeline.recipes import interleaved, one_f_one_b, zero_bubble_h1, zero_bubble_v
 from course_utils.pipeline.simulator import bubble_overhead, simulate
 from course_utils.plan.machines import H100
-from course_utils.plan.memory import FSDP_ADAM, MASTER_ADAM_FP32_GRADIENTS, MASTER_ADAM_GRADIENT_SUM
+from course_utils.plan.memory import BF16_MOMENTS_ADAM, FSDP_ADAM, MASTER_ADAM_FP32_GRADIENTS, MASTER_ADAM_GRADIENT_SUM
 from course_utils.plan.plan import Plan
-from course_utils.plan.transformer import BLOOM, GPT3, LLAMA_8B, LLAMA_405B, MT_NLG, six_n, step_flops, utilisation
+from course_utils.plan.transformer import (
+    BLOOM,
+    DEEPSEEK_V3,
+    GPT3,
+    LLAMA_8B,
+    LLAMA_70B,
+    LLAMA_405B,
+    MT_NLG,
+    six_n,
+    step_flops,
+    utilisation,
+)
 from course_utils.published.check import Check
 from course_utils.published.memory import TITAN
 from course_utils.published.parameters import MPT, MPT_TABLE
@@ -108,6 +121,7 @@ def times() -> list[Check]:
     return [
         *_llama_3(h100),
         *_torchtitan(h100),
+        *_float8(replace(h100, fp8=True)),
         _step("BLOOM, 384 A100", BLOOM_LOG, 104.7, Plan(**BLOOM_RAN), JEAN_ZAY),
         *(
             _step(f"MT-NLG 530B, {8 * nodes} A100", MT, seconds, _mt_nlg(nodes), a100, "kernels of 2021")
@@ -151,6 +165,39 @@ def _torchtitan(h100: Cluster) -> list[Check]:
             _step(f"{name}, compiled", TITAN.format(table), 2 * 8192 / compiled, ran, h100, slower, closes=gpus == 128),
         ]
     return found
+
+
+def _float8(h100: Cluster) -> list[Check]:
+    """Runs that multiply the layers' matrices in Float8, and DeepSeek-V3."""
+    base: dict[str, Any] = {"zero": 3, "states": FSDP_ADAM, "kernel": "fused", "dropout": False}
+    eight = {**base, "model": LLAMA_8B, "micro_batch": 2, "recompute": "alternate"}
+    large = {**base, "tensor": 8, "sequence_parallel": True, "recompute": "full"}
+    five = {**large, "model": LLAMA_405B, "batch": 256, "micro_batch": 4, "data": 8, "pipeline": 8, "reshard": False}
+    rows = [  # tokens a second and GPU
+        ("8B, 8 GPUs", 1, 8532, Plan(**eight, batch=16, data=8)),
+        ("8B, 128 GPUs", 3, 8380, Plan(**eight, batch=256, data=128)),
+        ("70B, 256 GPUs", 4, 829, Plan(**large, model=LLAMA_70B, batch=512, micro_batch=16, data=32)),
+        ("405B, 512 GPUs, 1F1B", 5, 100, Plan(**five)),
+        ("405B, 512 GPUs, interleaved", 5, 128, Plan(**five, chunks=2)),
+    ]
+    for ranks, speed in ((1, 3890), (2, 2540), (4, 1071), (8, 548)):
+        long = {**base, "model": LLAMA_8B, "recompute": "full", "length": 32768 * ranks}
+        name = f"8B, {32768 * ranks} tokens on {ranks} ranks"
+        rows.append((name, 2, speed, Plan(**long, batch=8 // ranks, data=8 // ranks, context=ranks)))
+    found = []
+    for name, table, speed, plan in rows:
+        seconds = plan.batch * plan.tokens / plan.gpus / speed
+        closes = name == "8B, 128 GPUs"
+        remark = "Float8 needs scales and casts, which are not counted; GPUs held to 500 W"
+        found.append(
+            _step(f"Llama 3.1 {name}, Float8", TITAN.format(table), seconds, plan, h100, remark, closes=closes)
+        )
+    v3 = Plan(model=DEEPSEEK_V3, batch=15360, data=2, expert=64, pipeline=16, zero=1, states=BF16_MOMENTS_ADAM,
+              recompute="pointwise", kernel="fused", dropout=False)  # fmt: skip
+    h800 = replace(h100, inside=Link(h100.inside.latency, 200e9))  # NVLink of 400 GB/s in both directions
+    seconds = v3.batch * v3.tokens / (14.8e12 / (2664e3 * 3600) * v3.gpus)
+    remark = "a token goes to at most four machines there, in FP8 and behind products"
+    return [*found, _step("DeepSeek-V3, 2,048 H800", V3, seconds, v3, h800, remark)]
 
 
 def _step(
