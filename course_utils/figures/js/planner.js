@@ -129,7 +129,7 @@ function mount(root, data) {
   const start = { micro_batch: 1, length: find(data.models, data.start.model).length, data: 1, context: 1, expert: 1, pipeline: 1, chunks: 1, tensor: 1, zero: 0, sequence_parallel: false,
     recompute: "none", kernel: "written_out", dropout: true, busy: 50, ...data.start };
   const words = { none: "nothing", selective: "scores", pointwise: "what is no product", alternate: "every other product", full: "layers", written_out: "written out", fused: "fused" }, inWords = name => words[name];
-  const counts = { batch: "sequences a step", micro_batch: "micro-batch", length: "tokens", data: "data", pipeline: "× pipeline", tensor: "× tensor", context: "× context", expert: "× experts", chunks: "chunks a stage" };
+  const counts = { batch: "sequences a step", micro_batch: "micro-batch", length: "tokens", data: "data", pipeline: "× pipeline", tensor: "× tensor", context: "× context", expert: "× experts", chunks: "chunks a rank" };
   const read = panel(root, start, {
     model: [menu, "model", names(data.models)], gpu: [menu, "GPU", names(data.gpus)], states: [menu, "precision", names(data.states)],
     ...Object.fromEntries(Object.entries(counts).map(([name, label]) => [name, [count, label]])),
@@ -167,7 +167,7 @@ function mount(root, data) {
     result.textContent = `${size(full)} of ${size(room)}: ` + (full <= 0.9 * room ? "fits" : full <= room ? "fits, with less than a tenth to spare" : "does not fit");
     stack.setAttribute("aria-label", `${result.textContent}: ` + PARTS.map(([part, name]) => `${name} ${size(memory[part])}`).join(", "));
     facts.textContent = `${thousands(time.gpus)} GPU${time.gpus > 1 ? "s" : ""}, each step ${short(stepFlops(plan, plan.recompute) / 1e15)} PFLOP in `
-      + `${duration(time.seconds)}; MFU ${(100 * time.mfu).toFixed(1)} %; 300 billion tokens in ${duration(3e11 / (plan.batch * plan.length) * time.seconds)}`;
+      + `${duration(time.seconds)}; MFU ${(100 * time.mfu).toFixed(1)} %; 1 trillion tokens in ${duration(1e12 / (plan.batch * plan.length) * time.seconds)}`;
     remark.textContent = `${(plan.model.parameters / 1e9).toFixed(2)} billion parameters; ${microBatches(plan)} micro-batches a replica; `
       + `bubble ${(100 * time.bubble).toFixed(1)} % on top; the fullest GPU is shown (dashed: its memory); communication is not counted`;
   }
