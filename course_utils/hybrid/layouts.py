@@ -16,7 +16,7 @@ LEAST_TOKENS = 4096  # of a sequence on a rank that shares it with others
 
 class Layouts(NamedTuple):
     """``possible``, the fastest first, each with its plan and its seconds; ``excluded``: how many grids for which
-    reason, with numbers left out."""
+    reason, told by one of them where they differ in numbers alone."""
 
     possible: list[Candidate]
     excluded: Counter[str]
@@ -54,11 +54,16 @@ def rank(
     choices = [choice for choice in choices if choice["chunks"] == 1 or choice["zero"] <= 1]
     found = list(search(plan, cluster, gpus, micro_batches, axes, choices, least_tokens=LEAST_TOKENS))
     possible = sorted((one for one in found if one.time), key=lambda one: one.time.total if one.time else 0.0)
-    return Layouts(possible, Counter(_kind(one.reason) for one in found if not one.time))
+    reasons = [one.reason for one in found if not one.time]
+    told = {_kind(reason): reason for reason in reversed(reasons)}  # the first of each kind
+    return Layouts(possible, Counter(_short(told[_kind(reason)]) for reason in reasons))
 
 
 def _kind(reason: str) -> str:
-    """A reason with its numbers left out, so that equal reasons count together."""
-    if reason.startswith(DOES_NOT_FIT):
-        return "does not fit into the GPU's memory"
-    return re.sub(r"\b[\d.,]*\d\b", "…", reason.split(":")[0])
+    """A reason without its numbers: equal ones are of a kind."""
+    return re.sub(r"[\d.]+", "", _short(reason))
+
+
+def _short(reason: str) -> str:
+    """A reason without what to do about it."""
+    return "does not fit into the GPU's memory" if reason.startswith(DOES_NOT_FIT) else reason.split(":")[0]
