@@ -526,7 +526,7 @@ def test_wrong_world_sizes(world_size: Any, error: type[Exception], message: str
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        *[({"timeout": t}, f"timeout is {t!r}") for t in (0, -1, "a", float("inf"))],
+        *[({"timeout": t}, f"timeout is {t!r}") for t in (0, -1, "a", float("inf"), None, True)],
         ({"timeout": float("nan")}, "timeout is nan"),
         ({"stop_within": 0}, "stop_within is 0"),
         ({"threads": 0}, "threads is 0"),

@@ -119,3 +119,7 @@ def test_there_is_room_for_max_length_and_no_more(folder: Path) -> None:
         build(small(folder, max_length=PLACES + 1))
     with pytest.raises(ValueError, match="max_length is 40, expected 3 to 30"):
         build(small(folder, max_length=PLACES, tactic="prompt"))
+    with pytest.raises(ValueError, match="length is 500, which leaves a title no room in this base: choose 37 at most"):
+        build(small(folder, tactic="prompt", length=500))
+    with pytest.raises(ValueError, match="rank is 33, above the width of this base, 32"):
+        build(small(folder, rank=33))

@@ -91,10 +91,10 @@ def launch(
     if backend not in ("gloo", "nccl"):
         raise ValueError(f"backend is {backend!r}: choose 'gloo' (tensors of the CPU) or 'nccl' (of the GPU)")
     for name, number, least in (("threads", threads, 1), ("seed", seed, 0)):
-        if not isinstance(number, Integral) or number < least:
+        if isinstance(number, bool) or not isinstance(number, Integral) or number < least:
             raise ValueError(f"{name} is {number!r}: expected a whole number, {least} or more")
-    for name, seconds in (("timeout", timeout), ("stop_within", stop_within)):
-        if seconds is not None and not (isinstance(seconds, Real) and 0 < seconds < math.inf):
+    for name, seconds in (("timeout", timeout), *([] if stop_within is None else [("stop_within", stop_within)])):
+        if isinstance(seconds, bool) or not (isinstance(seconds, Real) and 0 < seconds < math.inf):
             raise ValueError(f"{name} is {seconds!r}: expected seconds, more than 0")
     call = pickle_call(fn, args, kwargs)
     # The caller hosts the store at a port that the system chose and that stays taken: no two runs can meet.

@@ -92,6 +92,8 @@ def build(config: Config, labels: Sequence[str] = LABELS) -> Built:
     _set_length(tokenizer, config.max_length, model.config.max_length, config)
     marks = json.dumps(fingerprint(model, leave_out=["head"]), sort_keys=True)
     pad, base = model.config.pad_token, hashlib.sha256(marks.encode()).hexdigest()
+    if config.tactic == "lora" and config.rank > model.config.width:
+        raise ValueError(f"rank is {config.rank}, above the width of this base, {model.config.width}: choose 4 to 64")
     if config.library == "peft":
         from course_utils.news.with_peft import wrapped  # peft takes seconds to import
 
@@ -166,6 +168,9 @@ def _set_length(tokenizer: Tokenizer, wanted: int, room: int, config: Config) ->
     if config.tactic in ("prompt", "p_tuning"):
         room -= config.length  # the prompt takes positions
     special = tokenizer.num_special_tokens_to_add(False)
+    if room <= special:
+        most = room + config.length - special - 1
+        raise ValueError(f"length is {config.length}, which leaves a title no room in this base: choose {most} at most")
     if not special < wanted <= room:
         raise ValueError(
             f"max_length is {wanted}, expected {special + 1} to {room}: this base has room for so many tokens, and "

@@ -67,7 +67,7 @@ def wilson(accuracy: float, samples: int) -> tuple[float, float]:
 
     Source: Wilson 1927, doi:10.1080/01621459.1927.10502953.
     """
-    from scipy.stats import binomtest  # takes a while, and a run needs it once
+    from scipy.stats import binomtest  # type: ignore[import-untyped]  # takes a while, and a run needs it once
 
     found = binomtest(round(accuracy * samples), samples).proportion_ci(0.95, method="wilson")
     return float(found.low), float(found.high)
