@@ -138,6 +138,7 @@ def test_a_fine_tuned_vit_leaves_merged(tmp_path: Path) -> None:
     fine_tune(config)
     model, _ = fine_tuned.open_run(tmp_path / "run")
     assert_leaves(tmp_path, "timm", model, torch.randn(2, 1, 28, 28))
+    assert (tmp_path / "out" / "README.md").read_text() == (tmp_path / "run" / "README.md").read_text()
     with pytest.raises(SystemExit, match=r"error: a ViT of transformers reads a class token .*choose library timm"):
         export_images.main([str(tmp_path / "run"), "--to", str(tmp_path / "other")])
     assert not (tmp_path / "other").exists()

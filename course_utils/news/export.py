@@ -19,6 +19,7 @@ from course_utils.models.writing import save_text
 from course_utils.news.config import Config
 from course_utils.news.model import Built
 from course_utils.news.predict import open_run
+from course_utils.training.folder import take_card
 from course_utils.tuning import merge, tuned_layers, unload
 from course_utils.tuning.peft_files import save_peft
 
@@ -35,11 +36,14 @@ def export(run: str | Path, folder: str | Path, *, merged: bool = False, **chang
         OSError: the folder cannot be written.
     """
     config, built = open_run(run, **changes)
-    if not merged:
-        return _adapter(config, built, Path(folder))
-    model = _merged(config, built)
-    _tokenizer(built, Path(folder), model.config.max_length)
-    return save_text(model.state_dict(), model.config, folder, built.labels)
+    if merged:
+        model = _merged(config, built)
+        written = save_text(model.state_dict(), model.config, folder, built.labels)
+        _tokenizer(built, written, model.config.max_length)
+    else:
+        written = _adapter(config, built, Path(folder))
+    take_card(run, written)
+    return written
 
 
 def _adapter(config: Config, built: Built, folder: Path) -> Path:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from course_utils.files import atomic_write
 from course_utils.training import checkpoint
 from course_utils.training.checkpoint import Checkpoint
 from course_utils.training.settings import RunSettings
@@ -80,6 +81,15 @@ def open_checkpoint(folder: str | Path, command: str) -> Checkpoint:
     if not path.exists():
         raise FileNotFoundError(f"there is no run {folder}: train one with {command}, or name the folder of another")
     return checkpoint.load(path)
+
+
+def take_card(run: str | Path, folder: str | Path) -> None:
+    """Put a copy of the card of a run, where it has one, into a folder that its weights were written to."""
+    path = Path(run)
+    source = (path if path.is_dir() else path.parent) / CARD
+    if source.exists():
+        with atomic_write(Path(folder) / CARD, "w") as file:
+            file.write(source.read_text(encoding="utf-8"))
 
 
 def _plain(value: Any) -> Any:

@@ -292,7 +292,8 @@ class _Run:
             self.skipped = self.skipped + 1 if result.skipped else 0
             if not result.skipped:
                 self.parts["scheduler"].step()
-        scaler = self.parts.get("scaler", make_scaler(task.precision, self.process.device))  # an engine has its own
+        # An engine scales the loss by itself.
+        scaler = self.parts["scaler"] if self.parts else make_scaler(task.precision, self.process.device)
         check_finite(result, self.step + 1, self.skipped, scaler)
         if self.averaged is not None:
             self.averaged.update_parameters(task.model)

@@ -16,7 +16,7 @@ from typing import Any, get_args
 
 from course_utils.models.vit import ViT
 from course_utils.models.writing import Library, Statistics, save_vit
-from course_utils.training.folder import open_checkpoint
+from course_utils.training.folder import open_checkpoint, take_card
 from course_utils.tuning import merge, tuned_layers, unload
 from course_utils.vision.fine_tune import predict as fine_tune
 from course_utils.vision.from_scratch import predict as from_scratch
@@ -36,7 +36,9 @@ def export(run: str | Path, folder: str | Path, library: Library = "transformers
     if tuned_layers(model):
         merge(model)
         unload(model)
-    return save_vit(model, folder, library, labels, statistics)
+    written = save_vit(model, folder, library, labels, statistics)
+    take_card(run, written)
+    return written
 
 
 def _opened(run: str | Path) -> tuple[Any, Sequence[str], Statistics]:
