@@ -161,14 +161,20 @@ def test_own_lines_and_a_whole_file(tmp_path):
         (b"", "paragraphs", "0 characters"),
         ("short" * 100, "paragraphs", "500 characters"),
         ("one line\n" * 300, "paragraphs", "1 different paragraphs"),
-        ("床前明月光\n".encode("gb18030") * 300, "paragraphs", "GB18030"),
-        ("word " * 300 + "\0", "paragraphs", r"U\+0000"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(2000), "paragraphs", "0x89"),
+        ("word " * 300 + "\0", "paragraphs", "NUL"),
+        ("word " * 300 + "\x07", "paragraphs", r"U\+0007"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(2000), "paragraphs", "line 3"),
     ],
 )
 def test_what_is_no_text_or_too_little_is_refused(tmp_path, content, cut, told):
     with pytest.raises(ValueError, match=told):
         load_own_text(write(tmp_path, content), cut)
+
+
+def test_own_text_in_the_encoding_of_older_programs(tmp_path):
+    lines = [f"床前明月光{chr(0x4E00 + n)}" for n in range(300)]
+    found = load_own_text(write(tmp_path, "\n".join(lines).encode("gb18030")), "lines")
+    assert sorted(text for part in found for text in part) == lines
 
 
 def test_no_file_and_a_folder_are_refused(tmp_path):

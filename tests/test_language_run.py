@@ -160,6 +160,10 @@ def test_it_learns_the_form_and_beats_pairs(folder: Path, done: RunResult) -> No
     assert done.best_epoch == 1 + min(range(12), key=lambda n: done.epochs[n]["validation_loss"])
     config, built = open_run(done.folder)
     texts = load_texts(config)
+    assert [json.loads(line)["text"] for line in (done.folder / "test.jsonl").read_text().splitlines()] == texts.test
+    judged = json.loads((done.folder / "history.json").read_text())["data"]["test"]
+    assert "rhymes.txt" in judged
+    assert f"({len(texts.test)} texts, " in judged
     found = evaluate(built, texts.test)
     assert found.nats == pytest.approx(done.test.loss, rel=1e-4)
     bigram = baselines(texts.train, texts.alphabet, texts.validation, texts.test)[1]

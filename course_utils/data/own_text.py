@@ -7,18 +7,19 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from course_utils.data.text_files import read_text
 from course_utils.data.verses import Texts
 
 Cut = Literal["paragraphs", "lines", "whole"]
 HELD_OUT = 0.05  # of the text for validation, and as much for the test
 FEWEST = 1000  # characters: less teaches nothing, and holds out nothing
 
-# What no text has: control characters but tab and line feed, and the marks by which UTF-16 and archives begin.
+# What no text has: control characters but tab and line feed.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
 
 
 def load_own_text(path: str | Path, cut: Cut = "paragraphs", *, seed: int = 0) -> Texts:
-    """A text file in UTF-8, divided into documents: 90 % to train on, 5 % to choose by, 5 % to report on.
+    """A text file divided into documents: 90 % to train on, 5 % to choose by, 5 % to report on.
 
     Args:
         cut: what a document is: what blank lines divide (``paragraphs``), a line, or the whole file. Documents are
@@ -27,7 +28,7 @@ def load_own_text(path: str | Path, cut: Cut = "paragraphs", *, seed: int = 0) -
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: it is a folder, is no text in UTF-8, or is too short to hold anything out.
+        ValueError: it is a folder, is no text, or is too short to hold anything out.
     """
     path = Path(path)
     text = _read(path)
@@ -55,15 +56,7 @@ def _read(path: Path) -> str:
         raise ValueError(f"{path} is a folder: give one text file; several can be joined with cat *.txt > all.txt")
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path}: check the path")
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n").replace("\x0c", "\n\n")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ValueError(
-            f"{path}, line {line}: the byte {content[error.start]:#04x} is not UTF-8: if it is a Chinese text in GBK, "
-            f"convert it with iconv -f GB18030 -t UTF-8 {path.name} > NEW; if it is no text, export it as one"
-        ) from None
+    text = read_text(path).replace("\r\n", "\n").replace("\r", "\n").replace("\x0c", "\n\n")
     if bad := _CONTROL.search(text):
         line = text.count("\n", 0, bad.start()) + 1
         raise ValueError(

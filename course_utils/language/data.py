@@ -5,6 +5,8 @@ Letters used for shapes: ``B`` rows of a batch, ``N`` tokens of a row.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from course_utils.data.bpe import BytePairs
 from course_utils.data.own_text import load_own_text
 from course_utils.data.packing import Rows, pack, pad
 from course_utils.data.tokenizer import Characters, Tokenizer
-from course_utils.data.verses import Texts, load_corpus
+from course_utils.data.verses import SPLITS, Texts, load_corpus
 from course_utils.language.config import Config
 
 
@@ -29,6 +31,29 @@ def load_texts(config: Config) -> Texts:
     texts = load_corpus(config.corpus) if config.text is None else load_own_text(config.text, config.cut)
     more = [text for name in config.extra for text in load_corpus(name).train]
     return texts._replace(train=[*texts.train, *more])
+
+
+def names(config: Config, texts: Texts) -> dict[str, str]:
+    """What the three parts are called: no number of theirs is told without it."""
+    source = f"corpus {config.corpus}" if config.text is None else config.text
+    added = {"train": f" and {', '.join(config.extra)}" if config.extra else ""}
+    found = {}
+    for split, part in zip(SPLITS, texts, strict=True):
+        digest = hashlib.sha256(lines(part).encode()).hexdigest()[:8]
+        found[split] = f"{split} of {source}{added.get(split, '')} ({len(part):,} texts, SHA-256 {digest})"
+    return found
+
+
+def files(config: Config, texts: Texts) -> dict[str, str]:
+    """What is to lie beside a run on a text of one's own: which documents were held out."""
+    if config.text is None:
+        return {}
+    return {f"{split}.jsonl": lines(part) for split, part in zip(SPLITS, texts, strict=True)}
+
+
+def lines(texts: Sequence[str]) -> str:
+    """Documents as JSON Lines."""
+    return "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
 
 
 def make_tokenizer(config: Config, texts: Texts) -> Tokenizer:

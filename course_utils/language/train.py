@@ -14,7 +14,7 @@ from __future__ import annotations
 from functools import partial
 
 from course_utils.language.config import Config
-from course_utils.language.data import batches, encode, in_order, load_texts
+from course_utils.language.data import batches, encode, files, in_order, load_texts, names
 from course_utils.language.model import LanguageModel, build
 from course_utils.language.optimizer import make_optimizer
 from course_utils.launch import Process
@@ -61,6 +61,9 @@ def make_task(config: Config, process: Process) -> Task:
         noun="tokens",
         count=lambda x: int((x[:, 2] > 0).sum()),  # the documents' numbers: padding has none
         title=f"{config.name}, {len(data.ids):,} texts of {data.tokens:,} tokens",
+        data=names(config, texts),
+        files=files(config, texts),
+        licence="" if config.base is None else f"that of {config.base}",
     )
 
 
