@@ -45,3 +45,18 @@ def atomic_write(path: str | Path, mode: Literal["wb", "w"] = "wb") -> Iterator[
         raise OSError(error.errno, message) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def made_folder(path: str | Path) -> Path:
+    """The folder of this path, made with all above it where it is not there.
+
+    Raises:
+        OSError: (a subclass, by cause) it cannot be made.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        words = f"the folder {folder} cannot be made ({error.strerror}): choose another, or remove what is in its place"
+        raise type(error)(words) from None
+    return folder

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from course_utils.files import atomic_write
+from course_utils.files import atomic_write, made_folder
 from course_utils.models.layouts import TEXT_LAYOUTS, VIT_LAYOUTS, Layout
 from course_utils.models.text import TextConfig
 from course_utils.models.vit import ViT
@@ -62,8 +62,7 @@ def write_folder(folder: str | Path, weights: Mapping[str, Tensor], **files: Any
     Raises:
         OSError: it cannot be written.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made_folder(folder)
     own = {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in weights.items()}
     with atomic_write(folder / "model.safetensors") as file:
         file.write(safetensors.torch.save(own, {"format": "pt"}))

@@ -82,7 +82,6 @@ def _tokenizer(built: Built, folder: Path, longest: int) -> None:
     """The tokenizer as ``AutoTokenizer.from_pretrained(folder)`` opens it."""
     import transformers  # takes seconds
 
-    folder.mkdir(parents=True, exist_ok=True)
     pad = built.tokenizer.id_to_token(built.pad)
     fast = transformers.PreTrainedTokenizerFast(
         tokenizer_object=built.tokenizer, pad_token=pad, model_max_length=longest

@@ -41,9 +41,8 @@ def alone_in(folder: Path | None) -> Iterator[None]:
         file = _locked(folder / LOCK)
     except OSError as error:
         _unmake(made)
-        raise type(error)(
-            error.errno, f"no run can be written to {folder} ({error.strerror}): choose another folder (--output)"
-        ) from None
+        words = f"no run can be written to {folder} ({error.strerror}): choose another folder (--output)"
+        raise type(error)(words) from None
     try:
         _sweep(folder)
         yield

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from course_utils.files import atomic_write
+from course_utils.files import atomic_write, made_folder
 from course_utils.models.layouts import TEXT_LAYOUTS
 from course_utils.models.text import TextModel
 from course_utils.models.writing import renamed
@@ -74,8 +74,7 @@ def save_peft(model: TextModel, folder: str | Path, base: str, *, name: str = "d
         "task_type": "SEQ_CLS",
         **config,
     }
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = made_folder(folder)
     own = {key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in tensors.items()}
     with atomic_write(folder / WEIGHTS) as file:
         file.write(safetensors.torch.save(own, {"format": "pt"}))
