@@ -91,5 +91,7 @@ def _words(key: str, value: Any) -> list[str]:
 
 
 def _figure(found: Metrics) -> str:
+    if not found.samples:  # a run that an older version began, and did not say how many there were
+        return f"{found.accuracy:.4f} | "
     low, high = wilson(found.accuracy, found.samples)
     return f"{found.accuracy:.4f} | {low:.3f} to {high:.3f} ({found.samples:,} examples)"

@@ -395,7 +395,7 @@ class _Run:
         """Put everything back to where the run stood."""
         check_same_run(found, self.config, self.facts)
         extra = found.extra
-        self.step, self.saved = found.step, found.step
+        self.step, self.saved, self.validated = found.step, found.step, extra.get("validated", 0)
         self.losses = list(extra.get("losses", []))
         self.epochs = list(extra["epochs"] if "epochs" in extra else extra["history"])
         epoch = len(self.epochs)
@@ -427,6 +427,7 @@ class _Run:
         """The run as it stands. Process 0 writes for all: after a step they all hold the same, and raise the same."""
         check_weights(self.task.trained(self.task.model), self.step)
         extra: dict[str, Any] = {"facts": self.facts, "losses": self.losses, "epochs": self.epochs}
+        extra |= {"validated": self.validated}
         extra |= {"averaged": None if self.averaged is None else dict(self.averaged.state_dict())}
         if self.task.reseed == "epoch":
             extra["generators"] = _gather_generators(self.process)
