@@ -29,6 +29,7 @@ from course_utils.language.evaluate import baselines, document_nats, evaluate, s
 from course_utils.language.form import FORMS, is_octave, is_quatrain, is_scene
 from course_utils.language.generate import write
 from course_utils.language.model import Built, LanguageModel, build, open_run, seal
+from course_utils.language.optimizer import make_optimizer
 from course_utils.language.train import train
 from course_utils.launch import Process, launch
 from course_utils.training import run as running
@@ -190,6 +191,18 @@ def test_a_resumed_run_is_the_run(folder: Path, tmp_path: Path, monkeypatch: pyt
     assert without_time(whole) == without_time(parts)
     for name in ("best", "last"):
         assert all(torch.equal(a, weights(parts, name)[key]) for key, a in weights(whole, name).items())
+
+
+def test_the_layers_matrices_are_muons_and_the_table_is_not(built: Built) -> None:
+    optimizer, _ = make_optimizer(Config(), built.decoder, 10)
+    rates = {name: (g["muon"], g["factor"]) for g in optimizer.param_groups for name in g["param_names"]}
+    assert len(rates) == len(list(built.decoder.parameters()))
+    for name, (muon, factor) in rates.items():
+        assert muon == (name.startswith("decoder.") and "norm" not in name), name
+        assert factor == (0.9 if muon else 1.0)
+    adamw, _ = make_optimizer(Config(optimizer="adamw"), built.decoder, 10)
+    assert {group["initial_lr"] for group in adamw.param_groups} == {4e-3}
+    assert Config(base="embedded").rate == pytest.approx(Config().rate / 10)
 
 
 def test_two_processes_are_one(folder: Path, tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ class Config(RunSettings):
     dropout: float = Field(0.1, ge=0, lt=1, description="share of what each part puts out that is dropped")
 
     epochs: int = Field(2, ge=1, description="passes over the training texts, at most")
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many epochs without a lower validation loss; none: never"
+    )
     batch_size: int = Field(32, ge=1, description="rows of one batch, of all processes together")
     optimizer: Literal["muon", "adamw"] = Field("muon", description="of the layers' matrices; AdamW takes the rest")
     lr: float | None = Field(
