@@ -33,6 +33,7 @@ from course_utils.language.optimizer import make_optimizer
 from course_utils.language.train import train
 from course_utils.launch import Process, launch
 from course_utils.training import run as running
+from course_utils.training.folder import CARD
 from course_utils.training.run import RunResult
 from tools import make_language
 
@@ -165,6 +166,7 @@ def test_it_learns_the_form_and_beats_pairs(folder: Path, done: RunResult) -> No
     judged = json.loads((done.folder / "history.json").read_text())["data"]["test"]
     assert "rhymes.txt" in judged
     assert f"({len(texts.test)} texts, " in judged
+    assert f"best epoch ({done.best_epoch}) | {done.validation.loss:.4f} |" in (done.folder / CARD).read_text()
     found = evaluate(built, texts.test)
     assert found.nats == pytest.approx(done.test.loss, rel=1e-4)
     bigram = baselines(texts.train, texts.alphabet, texts.validation, texts.test)[1]

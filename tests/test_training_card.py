@@ -25,6 +25,7 @@ def test_a_card_names_data_figures_and_licence(tmp_path: Path) -> None:
         low, high = wilson(found.accuracy, found.samples)
         (line,) = [line for line in text.splitlines() if line.startswith(f"| {part}")]
         assert f"{found.accuracy:.4f} | {low:.3f} to {high:.3f} ({found.samples} examples)" in line
+    assert f"| test loss | {result.test.loss:.4f} |" in text
     assert "| test | test part of digits (45 images, SHA-256" in text
     assert f"{result.trainable:,} of {result.total:,}" in text
     assert "Licence of what was trained further: MIT" in text

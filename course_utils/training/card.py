@@ -46,7 +46,10 @@ def card(
     if chosen is not None:
         epoch, found = chosen
         lines.append(f"| validation accuracy, best epoch ({epoch}) | {_figure(found)} |")
+        lines.append(f"| validation loss, best epoch ({epoch}) | {found.loss:.4f} | |")
     lines.append("| test accuracy | not looked at yet | |" if test is None else f"| test accuracy | {_figure(test)} |")
+    if test is not None:
+        lines.append(f"| test loss | {test.loss:.4f} | |")
     lines += [f"| parameters trained, of all | {trained:,} of {total:,} | |", ""]
     lines += [
         "The interval is Wilson's, of the examples alone: another seed adds to it. The best epoch was chosen by the "
