@@ -2,7 +2,7 @@
 
     python -m course_utils.language.train                                       # the quatrains of the Tang
     python -m course_utils.language.train --text my.txt --cut lines --epochs 20
-    python -m course_utils.language.train --corpus shakespeare --length 256 --base output/language/my
+    python -m course_utils.language.train --base output/language/my --text more.txt
     torchrun --nproc-per-node 4 -m course_utils.language.train --corpus shakespeare
 
 The loss is in nats for each token: the sum over all tokens of a step, divided by their number, on however many
