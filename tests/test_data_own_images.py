@@ -16,7 +16,7 @@ from course_utils.data import Images, load_images, load_splits
 from course_utils.data.cifar import CIFAR100_CLASSES
 from course_utils.data.own_images import read_own, read_picture
 from course_utils.training import checkpoint
-from course_utils.training.run import RunResult
+from course_utils.training.task import RunResult
 from course_utils.vision.fine_tune import predict as tuned_predict
 from course_utils.vision.fine_tune import train as tuning
 from course_utils.vision.fine_tune.config import FineTune

@@ -34,7 +34,7 @@ from course_utils.language.train import train
 from course_utils.launch import Process, launch
 from course_utils.training import run as running
 from course_utils.training.folder import CARD
-from course_utils.training.run import RunResult
+from course_utils.training.task import RunResult
 from tools import make_language
 
 SIZES: dict[str, Any] = {"width": 16, "depth": 2, "heads": 2, "kv_heads": 1, "mlp_width": 32, "length": 32}

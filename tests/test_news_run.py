@@ -30,7 +30,7 @@ from course_utils.news.predict import logits, open_run, predict
 from course_utils.news.train import train
 from course_utils.training import run as running
 from course_utils.training.folder import BEST, CARD, HISTORY, LAST
-from course_utils.training.run import RunResult
+from course_utils.training.task import RunResult
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ import torch
 from course_utils.data import Splits
 from course_utils.launch import distributed_from_environment, launch
 from course_utils.training import one_page
-from course_utils.training.run import RunResult
+from course_utils.training.task import RunResult
 from course_utils.vision.from_scratch.config import FromScratch
 from course_utils.vision.from_scratch.data import load_data, training_batches
 from course_utils.vision.from_scratch.model import build_model

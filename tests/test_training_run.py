@@ -25,6 +25,7 @@ from course_utils.models import ViT, ViTConfig
 from course_utils.precision.scaling import MasterWeights
 from course_utils.training import checkpoint, folder, run, speed
 from course_utils.training.folder import BEST, LAST
+from course_utils.training.task import RunResult
 from course_utils.vision import images as sharing
 from course_utils.vision.fine_tune.config import FineTune
 from course_utils.vision.fine_tune.data import Data
@@ -55,12 +56,12 @@ def tiny() -> Classifier:
     return Classifier(model, "ours", 10, (8, 8), ((0.5,), (0.5,)))
 
 
-def fine_tune(folder: Path | None, **changes: Any) -> run.RunResult:
+def fine_tune(folder: Path | None, **changes: Any) -> RunResult:
     config = FineTune(**{**TINY, "output": None if folder is None else str(folder), **changes})
     return train(config, digits(), tiny())
 
 
-def losses(result: run.RunResult) -> Tensor:
+def losses(result: RunResult) -> Tensor:
     return torch.tensor(result.losses)
 
 
@@ -73,7 +74,7 @@ def same(a: Path, b: Path) -> bool:
     return x.keys() == y.keys() and all(torch.equal(x[name], y[name]) for name in x)
 
 
-def stopped(folder: Path, at: int, **changes: Any) -> run.RunResult:
+def stopped(folder: Path, at: int, **changes: Any) -> RunResult:
     """The run, told to end in a step."""
     step, calls = run.train_step, []
 

@@ -33,7 +33,7 @@ from course_utils.training import evaluate as evaluate_batches
 from course_utils.training import run as running
 from course_utils.training.folder import LAST
 from course_utils.training.optim import averaging
-from course_utils.training.run import RunResult
+from course_utils.training.task import RunResult
 from course_utils.vision.from_scratch.config import FromScratch
 from course_utils.vision.from_scratch.data import load_data, training_batches
 from course_utils.vision.from_scratch.model import Mirrored, build_model

@@ -20,7 +20,8 @@ from course_utils.language.optimizer import make_optimizer
 from course_utils.launch import Process
 from course_utils.training import choose_precision
 from course_utils.training.processes import command_line
-from course_utils.training.run import RunResult, Task, run
+from course_utils.training.run import run
+from course_utils.training.task import RunResult, Task
 
 
 def train(config: Config) -> RunResult:

@@ -26,7 +26,8 @@ from course_utils.news.titles import title_set
 from course_utils.training import choose_precision
 from course_utils.training.checkpoint import parameters_named
 from course_utils.training.processes import command_line
-from course_utils.training.run import RunResult, Task, run
+from course_utils.training.run import run
+from course_utils.training.task import RunResult, Task
 
 LICENCES = {  # of the bases that come with the course
     "embedded": "MIT (multilingual-e5-small), see course_utils/models/embedded_files/encoder.md",

@@ -1,9 +1,9 @@
 """One run, for every project: begin or resume, train together, validate, keep the best, stop when told, report.
 
-A project gives a :class:`Task` (a model, its optimizer, its batches) and gets from :func:`run`: a folder that no run is
-lost in; any number of processes, under ``launch``, torchrun or srun; an end at a signal; checkpoints from which a run
-goes on bit for bit; the best epoch by validation, and early stopping; averaged weights; a history as JSON, and for
-TensorBoard. :func:`course_utils.training.processes.command_line` makes a program of it.
+A project gives a :class:`~course_utils.training.task.Task` (a model, its optimizer, its batches) and gets from
+:func:`run`: a folder that no run is lost in; any number of processes, under ``launch``, torchrun or srun; an end at a
+signal; checkpoints from which a run goes on bit for bit; the best epoch by validation, and early stopping; averaged
+weights; a history as JSON, and for TensorBoard. :func:`course_utils.training.processes.command_line` makes a program.
 
 The folder then holds ``last.safetensors`` (to resume from), ``best.safetensors`` (the weights of the best epoch, where
 there is validation), ``history.json``, and at the end ``README.md``, a card for people.
@@ -16,23 +16,19 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from itertools import islice
-from pathlib import Path
-from typing import Any, Literal, Protocol, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.lr_scheduler import LRScheduler
 from tqdm import tqdm
 
 from course_utils.files import atomic_write
 from course_utils.launch import Process, distributed_from_environment
 from course_utils.launch.agree import agree
-from course_utils.precision import Precision
 from course_utils.training import checkpoint
 from course_utils.training.alone import alone_in
 from course_utils.training.card import card
@@ -40,9 +36,7 @@ from course_utils.training.checkpoint import Checkpoint
 from course_utils.training.folder import BEST, CARD, HISTORY, LAST, check_same_run, open_folder
 from course_utils.training.loop import (
     Batch,
-    LossFunction,
     Metrics,
-    StepResult,
     check_finite,
     evaluate,
     make_scaler,
@@ -53,102 +47,11 @@ from course_utils.training.processes import Stop, stop_on_signal
 from course_utils.training.settings import RunSettings
 from course_utils.training.sound import check_loss, check_weights, strict
 from course_utils.training.speed import peak, training_flops
+from course_utils.training.task import Engine, RunResult, Task
 
 Config = TypeVar("Config", bound=RunSettings)
 log = logging.getLogger("course_utils.run")
 PROGRESS = 15.0  # seconds between two lines, where no bar is shown
-
-
-class Engine(Protocol):
-    """A library that takes over the optimizer's part of a run, such as DeepSpeed."""
-
-    model: nn.Module
-
-    def step(self, micro_batches: list[Batch]) -> StepResult: ...
-
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class Task:
-    """What a project brings to a run.
-
-    Args:
-        model: bare, on the process's device.
-        batches: ``epoch -> this process's share of each batch``. Which samples a batch holds may depend on the epoch
-            and the seed only, and nothing may be drawn from the global generators.
-        steps_per_epoch: optimizer steps.
-        optimizer: ``(stage, its steps) -> the optimizer and its schedule``; may freeze and wake parameters.
-        precision: of matrix products.
-        facts: what a run depends on besides its settings, such as the number of images; compared when it is resumed.
-        loss_fn: of training.
-        validation, test: make the batches of this process for :func:`~course_utils.training.loop.evaluate`.
-        trained: ``model -> what a checkpoint holds of it``; by default the whole model.
-        choose: whether the best epoch is that of the highest validation accuracy or of the lowest validation loss.
-        judged: ``model -> what is evaluated``, such as the mean over an image and its mirror image.
-        stages: first epochs of later stages, each with an optimizer of its own.
-        sizes: parameters that train, and all; by default counted.
-        noun, count: what is counted for the speed, ``count(x)`` of them in a batch.
-        title: begins the log.
-        data: what the data are called that are trained on, that choose (``"validation"``) and that judge (``"test"``).
-            It stands in the log, the checkpoints and the history, and is compared when the run is resumed.
-        files: what is to lie beside the run from its first step, such as a split that was drawn: name to text.
-        licence: of what is trained further, for the run's card; empty where nothing is.
-        reseed: when the generators, which dropout and drop path draw from, begin anew. At each step they need not be
-            saved.
-        engine: makes what takes the steps in place of ``optimizer``; all processes call it together. It keeps no state
-            to resume from.
-    """
-
-    model: nn.Module
-    batches: Callable[[int], Iterable[Batch]]
-    steps_per_epoch: int
-    optimizer: Callable[[int, int], tuple[torch.optim.Optimizer, LRScheduler]]
-    precision: Precision
-    facts: dict[str, Any] = field(default_factory=dict)
-    loss_fn: LossFunction = F.cross_entropy
-    validation: Callable[[], Iterable[Batch]] | None = None
-    test: Callable[[], Iterable[Batch]] | None = None
-    trained: Callable[[nn.Module], nn.Module] = lambda model: model
-    choose: Literal["accuracy", "loss"] = "accuracy"
-    judged: Callable[[nn.Module], nn.Module] = lambda model: model
-    stages: tuple[int, ...] = ()
-    sizes: tuple[int, int] | None = None
-    noun: str = "images"
-    count: Callable[[Tensor], int] = lambda x: x.shape[0]
-    title: str = ""
-    data: Mapping[str, str] = field(default_factory=dict)
-    files: Mapping[str, str] = field(default_factory=dict)
-    licence: str = ""
-    reseed: Literal["step", "epoch"] = "step"
-    engine: Callable[[], Engine] | None = None
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run came to.
-
-    Args:
-        folder: its files; None if it wrote none.
-        steps: done so far; fewer than planned if the run was ``stopped`` by a signal, or by its patience.
-        losses: of each step, the mean over the targets of all processes.
-        epochs: of each epoch: loss, rate at its end, seconds, speed, and what validation found.
-        best_epoch: counted from 1, the first of the best by validation; None without validation.
-        validation: after that epoch.
-        test: at the end, of the best epoch's weights, or without validation of the last; None if the run was stopped.
-        trainable, total: numbers of parameters.
-    """
-
-    folder: Path | None
-    steps: int
-    stopped: bool
-    losses: list[float]
-    epochs: list[dict[str, float]]
-    best_epoch: int | None
-    validation: Metrics | None
-    test: Metrics | None
-    trainable: int
-    total: int
 
 
 def run(config: RunSettings, prepare: Callable[[Process], Task]) -> RunResult:

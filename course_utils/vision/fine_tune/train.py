@@ -26,7 +26,8 @@ from course_utils.runtime import seed_everything
 from course_utils.training import choose_precision
 from course_utils.training.checkpoint import parameters_named
 from course_utils.training.processes import command_line
-from course_utils.training.run import RunResult, Task, run
+from course_utils.training.run import run
+from course_utils.training.task import RunResult, Task
 from course_utils.vision.fine_tune.config import FineTune
 from course_utils.vision.fine_tune.data import Data, load_data, seen_by, training_batches
 from course_utils.vision.fine_tune.model import Classifier, build, prepare

@@ -21,7 +21,8 @@ from course_utils.data import Images, Splits, hold_out
 from course_utils.launch import Process
 from course_utils.training import choose_precision
 from course_utils.training.processes import command_line
-from course_utils.training.run import RunResult, Task, run
+from course_utils.training.run import run
+from course_utils.training.task import RunResult, Task
 from course_utils.vision.from_scratch.config import FromScratch
 from course_utils.vision.from_scratch.data import load_data, training_batches
 from course_utils.vision.from_scratch.model import Mirrored, build_model
