@@ -66,6 +66,8 @@ def setup(chapter: str, *, seed: int = 0, threads: int | None = None, memory_gb:
     seed_everything(seed)
     asked = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else min(2, cores())  # torch has read it
     torch.set_num_threads(threads or asked)
+    if not torch.cuda.is_available():  # DeepSpeed, which transformers imports, else says at length that it found no GPU
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
     preflight = Preflight(chapter, _look(memory_gb))
     if preflight.status == "blocked":
         raise RuntimeError(str(preflight))

@@ -22,7 +22,7 @@ ABSOLUTE_PATH = re.compile(
     r"(?<![\w.:/<~-])/(?:home|Users|root|tmp|var|usr|opt|etc|work|private|mnt|media|srv|content|workspaces?)/[\w.@-]"
     r"|(?<!\w)[A-Za-z]:\\{1,2}\w"
 )
-WARNING = re.compile(r"\b[A-Z]\w*Warning\b:|^WARNING\b|\bWARNING:|\[W\d{6} ", re.M)
+WARNING = re.compile(r"\b[A-Z]\w*Warning\b:|^WARNING\b|\bWARNING:|\[WARNING\]|\[W\d{6} ", re.M)
 TRACEBACK = re.compile(r"Traceback \(most recent call last\)")
 PROGRESS = re.compile(r"\r(?!\n)|\d%\|[ #█▏▎▍▌▋▊▉]|\d(?:it/s|s/it)\b|\bHBox\(children=|Loading widget")
 ADDRESS = re.compile(r"<[^<>\n]* at 0x[0-9a-f]{6,}>")
