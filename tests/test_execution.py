@@ -280,7 +280,7 @@ DEFECTS: dict[str, tuple[dict[str, Any], str]] = {
     "stderr": ({"outputs": [_stream("hm", "stderr")]}, "wrote to stderr: 'hm'"),
     "warning printed": ({"outputs": [_stream("x.py:3: UserWarning: old\n")]}, "a warning"),
     "log warning": ({"outputs": [_stream("WARNING:root:old\n")]}, "a warning"),
-    "bracketed warning": ({"outputs": [_stream("[2026-01-01 00:00:00] [WARNING] [real_accelerator.py:213:get]\n")]}, "a warning"),
+    "bracketed warning": ({"outputs": [_stream("[2026-01-01] [WARNING] [accelerator.py:213] no GPU\n")]}, "a warning"),
     "traceback printed": ({"outputs": [_stream("Traceback (most recent call last):\n")]}, "holds a traceback"),
     "error": ({"outputs": [_error()]}, "tag the cell `raises-exception`"),
     "no error": ({"metadata": {"tags": ["raises-exception"]}}, "but nothing was raised"),
