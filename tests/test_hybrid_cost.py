@@ -20,7 +20,7 @@ from course_utils.models.encoder import Encoder, EncoderConfig
 from course_utils.plan.machines import A100, H100
 from course_utils.plan.memory import FP32_ADAM, FSDP_ADAM, MASTER_ADAM_FP32_GRADIENTS
 from course_utils.plan.plan import Lora, Plan
-from course_utils.plan.planner import gpu_memory, held
+from course_utils.plan.planner import gpu_memory, stage_parameters
 from course_utils.plan.transformer import BLOOM, GPT2_XL, GPT3, LLAMA_8B, MIXTRAL, MT_NLG, Decoder, forward_flops
 from course_utils.zero import zero
 
@@ -147,7 +147,7 @@ def test_keys_and_values_go_round_the_ring_and_gradients_are_added_up_along_it()
 
 def test_tokens_go_to_their_experts_and_back() -> None:
     plan = Plan(model=MIXTRAL, batch=8, length=1024, expert=8, kernel="fused", dropout=False)
-    sent, parts = traffic(plan, 0), held(MIXTRAL, 32, expert=8)
+    sent, parts = traffic(plan, 0), stage_parameters(MIXTRAL, 32, expert=8)
     assert sent["expert"] == 32 * 4 * 2 * 1024 * 4096 * 2 * 7 / 8  # layers, there and back twice, two experts, bytes
     assert sent["data"] == 2 * 7 / 8 * 2 * parts.dense, "each expert stands on one rank, all else on eight"
     twice = traffic(replace(plan, data=2, batch=16), 0)["data"]

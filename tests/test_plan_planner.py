@@ -26,8 +26,8 @@ from course_utils.plan.plan import Lora, Plan
 from course_utils.plan.planner import (
     fits,
     gpu_memory,
-    held,
     rank_parameters,
+    stage_parameters,
 )
 from course_utils.plan.transformer import (
     BLOOM,
@@ -126,23 +126,23 @@ MIXED = replace(SMALL, layers=6, gated=True, experts=Experts(8, 2, 16, shared=1,
 @pytest.mark.parametrize("tensor", [1, 2, 4])
 @pytest.mark.parametrize("expert", [1, 2, 8])
 def test_experts_are_divided_over_their_axis_and_all_else_is_not(tensor: int, expert: int) -> None:
-    whole, part = held(MIXED, 6), held(MIXED, 6, tensor=tensor, expert=expert)
+    whole, part = stage_parameters(MIXED, 6), stage_parameters(MIXED, 6, tensor=tensor, expert=expert)
     assert sum(whole) == MIXED.parameters
     assert whole.experts == 4 * 8 * 3 * 24 * 16
     assert part.experts * tensor * expert == whole.experts
-    assert part.dense == held(MIXED, 6, tensor=tensor).dense
+    assert part.dense == stage_parameters(MIXED, 6, tensor=tensor).dense
 
 
 def test_few_key_value_heads_have_their_weights_on_several_ranks() -> None:
     """Of a layer's matrices sixteen ranks halve what eight hold, but for keys and values: eight heads of 128."""
-    on_8, on_16 = (held(LLAMA_70B, 1, tensor=t, first=False, last=False).dense for t in (8, 16))
+    on_8, on_16 = (stage_parameters(LLAMA_70B, 1, tensor=t, first=False, last=False).dense for t in (8, 16))
     norms, keys_values = 2 * 8192, 2 * 8192 * 128
     assert on_16 == norms + (on_8 - norms - keys_values) / 2 + keys_values
 
 
 def test_zero_divides_experts_over_the_ranks_that_hold_them_alike() -> None:
     plan = Plan(model=MIXED, batch=16, data=2, context=1, expert=4, zero=1)
-    parts = held(MIXED, 6, expert=4)
+    parts = stage_parameters(MIXED, 6, expert=4)
     memory = gpu_memory(plan)
     assert memory.moments == 8 * (parts.dense / 8 + parts.experts / 2)
     assert memory.weights == 2 * sum(parts)
@@ -175,11 +175,11 @@ def test_a_gathered_layer_has_the_bytes_that_its_precision_gathers() -> None:
     plan = Plan(model=LLAMA_8B, batch=8, data=8, zero=3, states=FSDP_ADAM, kernel="fused", dropout=False)
     memory = gpu_memory(plan)
     assert memory.weights == 4 * LLAMA_8B.parameters / 8
-    at_work = held(LLAMA_8B, 2).dense
+    at_work = stage_parameters(LLAMA_8B, 2).dense
     assert memory.gathered == 2 * at_work  # at the loss, before there are gradients
     again = gpu_memory(replace(plan, recompute="full", model=replace(LLAMA_8B, vocab=1000)))
     assert again.recomputed
-    assert again.gathered == (2 + 4) * held(replace(LLAMA_8B, vocab=1000), 2).dense
+    assert again.gathered == (2 + 4) * stage_parameters(replace(LLAMA_8B, vocab=1000), 2).dense
     assert gpu_memory(replace(plan, zero=1)).gathered == 0
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from course_utils.measure.communication import Link, all_gather_bytes, ring_all_reduce_time
 from course_utils.plan.memory import FP32_ADAM, ModelStates
 from course_utils.plan.plan import Plan
-from course_utils.plan.planner import Held, Memory, adapters, held
+from course_utils.plan.planner import DenseAndExperts, Memory, adapters, stage_parameters
 from course_utils.tensor.cost import layer_all_reduces, layer_bytes
 from course_utils.zero import cost as zero
 
@@ -87,10 +87,10 @@ def _layers(plan: Plan, stage: int) -> int:
     return len(plan.layers_of(stage))
 
 
-def _trained(plan: Plan, stage: int) -> tuple[Held, Held]:
+def _trained(plan: Plan, stage: int) -> tuple[DenseAndExperts, DenseAndExperts]:
     """Parameters on a rank that get gradients, and all of them."""
     layers, first, last = plan.layers_of(stage), stage == 0, stage == plan.pipeline - 1
-    everything = held(plan.model, layers, tensor=plan.tensor, expert=plan.expert, first=first, last=last)
+    everything = stage_parameters(plan.model, layers, tensor=plan.tensor, expert=plan.expert, first=first, last=last)
     if not plan.lora:
         return everything, everything
     return adapters(plan.model, layers, plan.lora, tensor=plan.tensor, expert=plan.expert), everything
@@ -119,7 +119,7 @@ def _data_seconds(plan: Plan, stage: int, link: Link) -> Seconds:
     units = _layers(plan, stage) + 1 if plan.zero == 3 else 1
     (zero_stage, states), (trained, everything) = _as_sent(plan), _trained(plan, stage)
 
-    def ring(parameters: Held, number: float) -> float:
+    def ring(parameters: DenseAndExperts, number: float) -> float:
         sizes = zip(parameters, plan.alike, strict=True)
         return sum(units * ring_all_reduce_time(n * number / units, ranks, link) / 2 for n, ranks in sizes if n)
 

@@ -45,7 +45,7 @@ class Memory(NamedTuple):
         return self.total <= (1 - reserve) * gpu.memory
 
 
-class Held(NamedTuple):
+class DenseAndExperts(NamedTuple):
     """Parameters on one rank: outside of the experts, and of the experts, which fewer ranks hold alike."""
 
     dense: int
@@ -61,11 +61,11 @@ def layer_share(width: int, ranks: int) -> int:
 def rank_parameters(
     model: Decoder, layers: int | Sequence[int], *, tensor: int = 1, first: bool = True, last: bool = True
 ) -> int:
-    """Parameters on one rank of a stage with these layers; see :func:`held`."""
-    return sum(held(model, layers, tensor=tensor, first=first, last=last))
+    """Parameters on one rank of a stage with these layers; see :func:`stage_parameters`."""
+    return sum(stage_parameters(model, layers, tensor=tensor, first=first, last=last))
 
 
-def held(
+def stage_parameters(
     model: Decoder,
     layers: int | Sequence[int],
     *,
@@ -73,7 +73,7 @@ def held(
     expert: int = 1,
     first: bool = True,
     last: bool = True,
-) -> Held:
+) -> DenseAndExperts:
     """Parameters on one rank of a stage. A tied table stands on the first and on the last stage.
 
     Tables are divided by rows; positions and norms are not.
@@ -92,10 +92,10 @@ def held(
     if last:
         alone = model.tied and first  # one stage: the table is there already
         dense += model.norm_numbers * model.width + (0 if alone else table)
-    return Held(dense, experts)
+    return DenseAndExperts(dense, experts)
 
 
-def adapters(model: Decoder, layers: Sequence[int], lora: Lora, *, tensor: int = 1, expert: int = 1) -> Held:
+def adapters(model: Decoder, layers: Sequence[int], lora: Lora, *, tensor: int = 1, expert: int = 1) -> DenseAndExperts:
     """Parameters of the updates on one rank. Of the two narrow matrices the one that faces the cut is divided."""
     found = {False: 0, True: 0}
     for layer, count in model.kinds_of(layers):
@@ -105,7 +105,7 @@ def adapters(model: Decoder, layers: Sequence[int], lora: Lora, *, tensor: int =
                 each = -(-matrix.inputs // cut["rows"]) + -(-matrix.outputs // cut["columns"])
                 copies = -(-matrix.copies // expert) if matrix.expert else 1
                 found[matrix.expert] += count * copies * lora.rank * each
-    return Held(found[False], found[True])
+    return DenseAndExperts(found[False], found[True])
 
 
 def gpu_memory(plan: Plan, stage: int | None = None) -> Memory:
@@ -147,10 +147,10 @@ def gpu_memory(plan: Plan, stage: int | None = None) -> Memory:
 def _states(plan: Plan, layers: list[int], *, first: bool, last: bool) -> Memory:
     """Model states of a rank, without what ZeRO gathers."""
     states, on = plan.states, {"tensor": plan.tensor, "expert": plan.expert}
-    everything = held(plan.model, layers, **on, first=first, last=last)
+    everything = stage_parameters(plan.model, layers, **on, first=first, last=last)
     trained = adapters(plan.model, layers, plan.lora, **on) if plan.lora else everything
 
-    def divided(what: Held, from_stage: int) -> float:
+    def divided(what: DenseAndExperts, from_stage: int) -> float:
         return sum(n / (ranks if plan.zero >= from_stage else 1) for n, ranks in zip(what, plan.alike, strict=True))
 
     frozen = divided(everything, 3) * plan.lora.base if plan.lora else 0.0
@@ -174,13 +174,13 @@ def _gathered(plan: Plan, layers: list[int], first: bool, last: bool) -> tuple[f
     """
     on = {"tensor": plan.tensor, "expert": plan.expert}
     units = (layers[:2], layers[-2:]) if plan.reshard else (layers,)
-    whole = max((held(plan.model, unit, **on, first=first, last=last) for unit in units), key=sum)
+    whole = max((stage_parameters(plan.model, unit, **on, first=first, last=last) for unit in units), key=sum)
     trained, size = whole, float(plan.states.unit)
     if plan.lora:
         trained = max((adapters(plan.model, unit, plan.lora, **on) for unit in units), key=sum)
         size = plan.lora.base
 
-    def shared(what: Held) -> int:
+    def shared(what: DenseAndExperts) -> int:
         return sum(n for n, ranks in zip(what, plan.alike, strict=True) if ranks > 1)
 
     return (plan.zero >= 3) * shared(whole) * size, (plan.zero >= 2) * shared(trained) * plan.states.gradients

@@ -10,7 +10,7 @@ from course_utils.plan.decoder import Decoder
 from course_utils.plan.machines import GIB
 from course_utils.plan.memory import FSDP_ADAM, MASTER_ADAM, MASTER_ADAM_FP32_GRADIENTS, MASTER_ADAM_GRADIENT_SUM
 from course_utils.plan.plan import Plan
-from course_utils.plan.planner import held
+from course_utils.plan.planner import stage_parameters
 from course_utils.plan.transformer import LLAMA_1B, LLAMA_8B, LLAMA_70B, LLAMA_405B
 from course_utils.published.check import Check
 from course_utils.zero.cost import states_per_rank
@@ -61,7 +61,7 @@ def playbook() -> list[Check]:
             found.append(
                 Check(f"{model.name}: {name}", PLAYBOOK.format("zero3"), printed, ours, "GiB", 1e-4, remark=mebibytes)
             )
-    first = 2 * held(LLAMA_8B, 4, last=False).dense / GIB
+    first = 2 * stage_parameters(LLAMA_8B, 4, last=False).dense / GIB
     found.append(
         Check("Llama 3.1 8B on 8 stages: weights", PLAYBOOK.format("pp_memoryusage"), 2.603515625, first, "GiB", 1e-4,
               remark="of the first stage, with the token table; the mean is 1.87")
