@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from course_utils.models.encoder import check_counts
 from course_utils.models.rotary import Rope
 
 LLAMA_3_1 = Rope(theta=500_000.0, scaling="llama3", factor=8.0, trained_length=8192)
@@ -54,9 +55,7 @@ class DecoderConfig:
     dropout: float = 0.0
 
     def __post_init__(self) -> None:
-        for name in ("vocab_size", "width", "depth", "heads", "kv_heads", "head_width", "mlp_width", "max_length"):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise ValueError(f"{name} {value!r} is no count: choose a whole number of at least 1")
+        check_counts(self, "vocab_size", "width", "depth", "heads", "kv_heads", "head_width", "mlp_width", "max_length")
         if self.heads % self.kv_heads:
             fit = ", ".join(str(n) for n in range(1, self.heads + 1) if self.heads % n == 0)
             raise ValueError(

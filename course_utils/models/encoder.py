@@ -21,6 +21,13 @@ from torch import Tensor, nn
 from course_utils.models.layers import Layers
 
 
+def check_counts(config: Any, *names: str) -> None:
+    """Raise ``ValueError`` for the first of these fields that is no whole number of at least 1."""
+    for name in names:
+        if not isinstance(value := getattr(config, name), int) or value < 1:
+            raise ValueError(f"{name} {value!r} is no count: choose a whole number of at least 1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """Everything that decides what an :class:`Encoder` computes. Immutable and checked when it is made.
@@ -56,9 +63,7 @@ class EncoderConfig:
     attention: Literal["sdpa", "written_out"] = "sdpa"
 
     def __post_init__(self) -> None:
-        for name in ("width", "depth", "heads"):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise ValueError(f"{name} {value!r} is no count: choose a whole number of at least 1")
+        check_counts(self, "width", "depth", "heads")
         if self.width % self.heads:
             below = self.width // self.heads * self.heads
             near = [str(w) for w in (below, below + self.heads) if w]

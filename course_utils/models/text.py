@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from course_utils.models.encoder import Encoder, EncoderConfig, initialise
+from course_utils.models.encoder import Encoder, EncoderConfig, check_counts, initialise
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +57,7 @@ class TextConfig(EncoderConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("vocab_size", "max_length", "token_types", "embedded_width"):
-            if not isinstance(value := getattr(self, name), int) or value < 1:
-                raise ValueError(f"{name} {value!r} is no count: choose a whole number of at least 1")
+        check_counts(self, "vocab_size", "max_length", "token_types", "embedded_width")
         if not isinstance(self.num_classes, int) or self.num_classes < 0:
             raise ValueError(f"num_classes {self.num_classes!r} is no count: choose 0 for no head, or a number above")
         if not 0 <= self.pad_token < self.vocab_size:

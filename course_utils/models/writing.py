@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from course_utils.files import atomic_write, made_folder
+from course_utils.models.encoder import EncoderConfig
 from course_utils.models.layouts import TEXT_LAYOUTS, VIT_LAYOUTS, Layout
 from course_utils.models.text import TextConfig
 from course_utils.models.vit import ViT
@@ -78,6 +79,21 @@ def labels_of_config(labels: Sequence[str]) -> dict[str, Any]:
     return {"id2label": {str(place): label for label, place in places.items()}, "label2id": places}
 
 
+def _encoder_fields(config: EncoderConfig, labels: Sequence[str]) -> dict[str, Any]:
+    """What transformers' config says of any encoder."""
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.mlp_width,
+        "hidden_act": "gelu",
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "layer_norm_eps": config.norm_eps,
+        **labels_of_config(labels),
+    }
+
+
 # ---- Vision Transformers -----------------------------------------------------------------------------------------
 
 
@@ -115,19 +131,11 @@ def _vit_of_transformers(model: ViT, folder: Path, labels: Sequence[str], statis
     said = {
         "architectures": ["ViTForImageClassification"],
         "model_type": "vit",
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_width,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.attention_dropout,
-        "layer_norm_eps": config.norm_eps,
+        **_encoder_fields(config, labels),
         "qkv_bias": config.qkv_bias,
         "image_size": height if height == width else [height, width],
         "patch_size": pair(config.patch_size)[0] if len(set(pair(config.patch_size))) == 1 else pair(config.patch_size),
         "num_channels": config.channels,
-        **labels_of_config(labels),
     }
     preprocessor = {
         "image_processor_type": "ViTImageProcessor",
@@ -204,19 +212,11 @@ def bert_config(config: TextConfig, labels: Sequence[str]) -> dict[str, Any]:
         "architectures": ["BertForSequenceClassification" if config.pooler else "BertModel"],
         "model_type": "bert",
         "vocab_size": config.vocab_size,
-        "hidden_size": config.width,
-        "num_hidden_layers": config.depth,
-        "num_attention_heads": config.heads,
-        "intermediate_size": config.mlp_width,
-        "hidden_act": "gelu",
-        "hidden_dropout_prob": config.dropout,
-        "attention_probs_dropout_prob": config.attention_dropout,
+        **_encoder_fields(config, labels),
         "classifier_dropout": config.head_dropout,
         "max_position_embeddings": config.max_length,
         "type_vocab_size": config.token_types,
-        "layer_norm_eps": config.norm_eps,
         "pad_token_id": config.pad_token,
-        **labels_of_config(labels),
     }
 
 
